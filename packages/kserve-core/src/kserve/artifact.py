@@ -1,0 +1,98 @@
+"""Find exactly one artifact in a model directory, or say what was found and expected."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from kserve.errors import ModelLoadError, ModelMissingError
+
+# A directory listing in an error stays one readable line.
+_MAX_NAMES = 10
+
+
+def local_path(model_dir: str | os.PathLike[str]) -> Path:
+    """Give the path of a model directory, which may be a `file://` address.
+
+    Raises:
+        ModelLoadError: The address has another scheme, or a host.
+    """
+    address = os.fspath(model_dir)
+    if "://" not in address:
+        return Path(address)
+    parts = urlsplit(address)
+    if parts.scheme != "file":
+        raise ModelLoadError(
+            f"model directory {address}: expected a local directory, got {parts.scheme}://"
+        )
+    if parts.netloc not in ("", "localhost"):
+        # `file://mnt/models` for `file:///mnt/models`: the first directory reads as a host.
+        raise ModelLoadError(
+            f"model directory {address}: expected file:///PATH, got the host {parts.netloc}"
+        )
+    return Path(unquote(parts.path))
+
+
+def find_artifact(model_dir: str | os.PathLike[str], suffixes: Sequence[str]) -> Path:
+    """Give the one file at the top of `model_dir` that has one of the suffixes.
+
+    Hidden files do not count: Kubernetes mounts put `..data` links beside the files.
+
+    Args:
+        model_dir: A directory, or a `file://` address of one.
+        suffixes: Lower-case suffixes with their dots.
+
+    Raises:
+        ModelMissingError: The directory does not exist or holds no such file.
+        ModelLoadError: It holds several, or cannot be read.
+    """
+    directory = local_path(model_dir)
+    names = list_directory(directory)
+    found = [
+        name
+        for name in names
+        if name.lower().endswith(tuple(suffixes)) and (directory / name).is_file()
+    ]
+    expected = f"expected exactly one of {', '.join('*' + suffix for suffix in suffixes)}"
+    if not found:
+        raise ModelMissingError(directory, f"no model file, {expected}; found {_listing(names)}")
+    if len(found) > 1:
+        raise ModelLoadError(
+            f"{directory}: More than one model file is detected, {expected}; "
+            f"found {_listing(found)}"
+        )
+    return directory / found[0]
+
+
+def list_model_directories(models_dir: str | os.PathLike[str]) -> list[str]:
+    """Give the sorted names of the visible sub-directories.
+
+    Raises:
+        ModelMissingError: The directory does not exist.
+        ModelLoadError: It cannot be read.
+    """
+    directory = local_path(models_dir)
+    return [name for name in list_directory(directory) if (directory / name).is_dir()]
+
+
+def list_directory(directory: Path) -> list[str]:
+    """Give the sorted names of the visible entries of a directory.
+
+    Raises:
+        ModelMissingError: The directory does not exist.
+        ModelLoadError: It is no directory or cannot be read.
+    """
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError as exc:
+        raise ModelMissingError(directory, "no such directory") from exc
+    except OSError as exc:
+        raise ModelLoadError(f"{directory}: {exc.strerror}") from exc
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def _listing(names: Sequence[str]) -> str:
+    if not names:
+        return "nothing"
+    shown = ", ".join(names[:_MAX_NAMES])
+    return shown if len(names) <= _MAX_NAMES else f"{shown} and {len(names) - _MAX_NAMES} more"

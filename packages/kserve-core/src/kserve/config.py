@@ -1,0 +1,221 @@
+"""The settings of a server, its command line, and where their values come from."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from kserve.predictor_config import PredictorConfig
+
+EVENT_LOOPS: Final = ("auto", "asyncio", "uvloop")
+
+# The text of yes and no on the command line, as KServe's manifests write them.
+_TRUE: Final = frozenset({"y", "yes", "t", "true", "on", "1"})
+_FALSE: Final = frozenset({"n", "no", "f", "false", "off", "0"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """The settings of one server.
+
+    Attributes:
+        host: The address that is bound; all of the pod's by default.
+        http_port: The REST port, 0 to 65535; 0 takes a free one.
+        grpc_port: The gRPC port.
+        enable_grpc: Whether gRPC is served.
+        workers: How many processes serve; KServe's controller may pass 0.
+        max_concurrent_predicts: How many plain handlers of one model run at a time, 1 or more.
+        max_asyncio_workers: Threads of the event loop's default pool; None is Python's default.
+        event_loop: `auto` (uvloop where it is installed), `asyncio` or `uvloop`.
+        timeout_keep_alive_s: Seconds after which an idle connection is closed. More than the 60 s
+            of common proxies, so that the proxy closes first and never meets a closed connection.
+        grace_period_s: Seconds that requests in flight get to finish at the end.
+        enable_latency_logging: Whether each inference request leaves a line in the log.
+        configure_logging: Whether the server configures logging.
+        log_config_file: A logging configuration; see `kserve.logging.configure_logging`.
+        log_format: `text` or `json`.
+        model_name: The name to serve a single model under.
+        predictor: The predictor behind a transformer; None without `--predictor_host`.
+    """
+
+    # The pod's own address is not known before.
+    host: str = "0.0.0.0"
+    http_port: int = 8080
+    grpc_port: int = 8081
+    enable_grpc: bool = True
+    workers: int = 1
+    max_concurrent_predicts: int = 1
+    max_asyncio_workers: int | None = None
+    event_loop: str = "auto"
+    timeout_keep_alive_s: int = 65
+    grace_period_s: int = 30
+    enable_latency_logging: bool = True
+    configure_logging: bool = True
+    log_config_file: str | None = None
+    log_format: str = "text"
+    model_name: str = "model"
+    predictor: PredictorConfig | None = None
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> "ServerConfig":
+        """Give the settings of a parsed command line."""
+        return cls(
+            host=args.host,
+            http_port=args.http_port,
+            grpc_port=args.grpc_port,
+            enable_grpc=args.enable_grpc,
+            workers=args.workers,
+            max_concurrent_predicts=args.max_concurrent_predicts,
+            max_asyncio_workers=args.max_asyncio_workers,
+            event_loop=args.event_loop,
+            timeout_keep_alive_s=args.timeout_keep_alive,
+            grace_period_s=args.grace_period,
+            enable_latency_logging=args.enable_latency_logging,
+            configure_logging=args.configure_logging,
+            log_config_file=args.log_config_file,
+            log_format=args.log_format,
+            model_name=args.model_name,
+            predictor=_predictor(args),
+        )
+
+    @classmethod
+    def from_argv(cls, argv: Sequence[str] | None = None) -> "ServerConfig":
+        """Give the settings of a command line that may hold flags of the program's own too."""
+        args, _ = make_parser().parse_known_args(sys.argv[1:] if argv is None else argv)
+        return cls.from_args(args)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Give a new parser of the flags that every server has, to use as a parent.
+
+    It has no `--help` of its own, as argparse wants of a parent.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add = parser.add_argument
+    default = ServerConfig()
+    add("--host", default=default.host, help="address to bind (%(default)s)")
+    add("--http_port", type=port, default=8080, help="REST port, 0 for a free one (%(default)s)")
+    add("--grpc_port", type=port, default=8081, help="gRPC port (%(default)s)")
+    add("--model_name", default="model", help="name to serve the model under (%(default)s)")
+    add(
+        "--workers",
+        type=count,
+        default=1,
+        help="processes (%(default)s); other values warn and run one process",
+    )
+    add(
+        "--max_concurrent_predicts",
+        type=positive,
+        default=1,
+        help="plain handlers of one model that run at the same time (%(default)s)",
+    )
+    add("--max_asyncio_workers", type=positive, help="threads of the loop's default pool")
+    add("--event-loop", "--event_loop", choices=EVENT_LOOPS, default="auto")
+    add(
+        "--timeout-keep-alive",
+        "--timeout_keep_alive",
+        type=count,
+        default=default.timeout_keep_alive_s,
+        help="seconds until an idle connection is closed (%(default)s)",
+    )
+    add(
+        "--grace_period",
+        type=count,
+        default=default.grace_period_s,
+        help="seconds that requests in flight get at the end (%(default)s)",
+    )
+    _add_logging(parser)
+    _add_grpc(parser)
+    _add_predictor(parser)
+    return parser
+
+
+def _add_logging(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--enable_latency_logging",
+        type=boolean,
+        default=True,
+        help="one log line per inference request (%(default)s)",
+    )
+    add("--configure_logging", type=boolean, default=True, help="configure logging (%(default)s)")
+    add("--log_config_file", help="logging configuration: .json, .yaml, .yml or ini")
+    add("--log_format", choices=("text", "json"), default="text", help="(%(default)s)")
+    add("--access_log_format", help="accepted for KServe's manifests; has no effect")
+    add(
+        "--enable_docs_url",
+        type=boolean,
+        default=False,
+        help="accepted for KServe's manifests; has no effect",
+    )
+
+
+def _add_grpc(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--enable_grpc", type=boolean, default=True, help="serve gRPC (%(default)s)")
+    add("--max_threads", type=count, default=4, help="accepted for KServe's manifests")
+    add("--grpc_max_send_message_length", type=positive, default=8 << 20, help="bytes")
+    add("--grpc_max_receive_message_length", type=positive, default=8 << 20, help="bytes")
+
+
+def _add_predictor(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--predictor_host", help="the predictor behind a transformer")
+    add("--protocol", default="v1", help="accepted for KServe's manifests; has no effect")
+    add("--predictor_protocol", choices=("v1", "v2", "grpc-v2"), default="v1")
+    add("--predictor_use_ssl", type=boolean, default=False)
+    add("--predictor_request_timeout_seconds", type=positive, default=600)
+    add("--predictor_request_retries", type=count, default=0)
+    add("--enable_predictor_health_check", action="store_true")
+
+
+def _predictor(args: argparse.Namespace) -> PredictorConfig | None:
+    if not args.predictor_host:
+        return None
+    return PredictorConfig(
+        predictor_host=args.predictor_host,
+        predictor_protocol=args.predictor_protocol,
+        predictor_use_ssl=args.predictor_use_ssl,
+        predictor_request_timeout_seconds=args.predictor_request_timeout_seconds,
+        predictor_request_retries=args.predictor_request_retries,
+        predictor_health_check=args.enable_predictor_health_check,
+    )
+
+
+def boolean(text: str) -> bool:
+    """Read a yes or a no.
+
+    Raises:
+        argparse.ArgumentTypeError: It is neither.
+    """
+    lowered = text.lower()
+    if lowered not in _TRUE | _FALSE:
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    return lowered in _TRUE
+
+
+def count(text: str) -> int:
+    """Read an integer of 0 or more."""
+    return _integer(text, 0)
+
+
+def positive(text: str) -> int:
+    """Read an integer of 1 or more."""
+    return _integer(text, 1)
+
+
+def port(text: str) -> int:
+    """Read a port number."""
+    return _integer(text, 0, 65535)
+
+
+def _integer(text: str, least: int, most: int | None = None) -> int:
+    try:
+        value: Any = int(text)
+    except ValueError:
+        value = None
+    if value is None or value < least or (most is not None and value > most):
+        limit = f"{least} to {most}" if most is not None else f"{least} or more"
+        raise argparse.ArgumentTypeError(f"expected an integer, {limit}, got {text!r}")
+    return int(value)

@@ -1,0 +1,1 @@
+"""Names that the data plane and user code share."""

@@ -1,0 +1,134 @@
+"""A registered model, bound once: what it takes, where it runs, what it counts."""
+
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+from kserve.executor import ModelThreads, awaited, is_async_callable, run_user_code
+from kserve.logging import logger
+from kserve.metrics import ModelMetrics
+from kserve.model import BaseKServeModel, InferenceModel, InferenceVerb, Model, TensorModel
+from kserve.pipeline import HandlerPipeline, is_default_handler, streamable
+from kserve.protocol.infer_type import InferRequest
+from kserve.signature import Signature
+
+# payload, lower-case request headers, verb -> response, response headers
+Run = Callable[[Any, dict[str, str], str], Awaitable[tuple[Any, dict[str, str]]]]
+
+_HANDLERS = ("preprocess", "validate", "predict", "postprocess", "explain", "__call__")
+
+
+@dataclass(slots=True)
+class Endpoint:
+    """A model under the name that it is served by.
+
+    Attributes:
+        name: The name in the route; an alias differs from the model's own.
+        model: The model.
+        takes_tensors: It is a `TensorModel`: V1 payloads are decoded to an `InferRequest` too.
+        run: Answers one payload; a verb is `predict` or `explain`.
+        metrics: Bound to `name`.
+        has_own_healthy: The model overrides `healthy`, so `ready` alone does not tell.
+        threads: Where its plain handlers run; the same under every name of the model.
+    """
+
+    name: str
+    model: BaseKServeModel
+    takes_tensors: bool
+    run: Run
+    metrics: ModelMetrics
+    has_own_healthy: bool
+    threads: ModelThreads
+
+    @property
+    def signature(self) -> Signature:
+        """What a `TensorModel` takes and gives; empty for any other model."""
+        return self.model.signature if isinstance(self.model, TensorModel) else Signature()
+
+
+def bind(model: BaseKServeModel, name: str, threads: ModelThreads) -> Endpoint:
+    """Look up once which form each handler has, and give the endpoint.
+
+    Args:
+        model: The model.
+        name: The name to serve it under.
+        threads: Where its plain handlers run.
+
+    Raises:
+        ValueError: The model cannot answer requests at all.
+    """
+    if not isinstance(model, InferenceModel):
+        raise ValueError(f"Model of type {type(model).__name__} does not support inference")
+    metrics = ModelMetrics(name)
+    takes_tensors = isinstance(model, TensorModel) and not _overrides(model, TensorModel)
+    if takes_tensors:
+        run = _tensor_run(model, threads, metrics)  # type: ignore[arg-type]  # narrowed above
+    elif isinstance(model, Model) and type(model).__call__ is Model.__call__:
+        run = HandlerPipeline(model, threads, metrics).run
+    else:
+        run = _call_run(model, threads)
+    has_own_healthy = not is_default_handler(model.healthy)
+    return Endpoint(name, model, takes_tensors, run, metrics, has_own_healthy, threads)
+
+
+async def is_healthy(model: BaseKServeModel) -> bool:
+    """Ask a model whether it can answer; a plain `healthy` of user code runs on a thread.
+
+    One that raises cannot answer.
+    """
+    try:
+        return bool(await run_user_code(model.healthy))
+    except Exception:
+        logger.warning("Model %s: healthy() failed", model.name, exc_info=True)
+        return False
+
+
+def _overrides(model: BaseKServeModel, contract: type) -> bool:
+    return any(
+        getattr(type(model), name) is not getattr(contract, name) or name in vars(model)
+        for name in _HANDLERS
+    )
+
+
+def _tensor_run(model: TensorModel, threads: ModelThreads, metrics: ModelMetrics) -> Run:
+    observe = metrics.observe["predict"]
+
+    async def run(
+        request: InferRequest, headers: dict[str, str], verb: str
+    ) -> tuple[Any, dict[str, str]]:
+        if verb != "predict":
+            raise NotImplementedError(f"model {model.name} does not implement {verb}")
+        started = perf_counter()
+        response = await threads.run(model.infer, request)
+        observe(perf_counter() - started)
+        return response, {}
+
+    return run
+
+
+def _call_run(model: InferenceModel, threads: ModelThreads) -> Run:
+    """Answer by calling the model, whose class defines `__call__` itself."""
+    is_async = is_async_callable(model)
+    parameters = inspect.signature(model).parameters
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    takes_headers = takes_any or "headers" in parameters
+    takes_verb = takes_any or "verb" in parameters
+
+    async def run(payload: Any, headers: dict[str, str], verb: str) -> tuple[Any, dict[str, str]]:
+        if verb != "predict" and not takes_verb:
+            raise NotImplementedError(f"model {model.name} does not implement {verb}")
+        keywords: dict[str, Any] = {"headers": headers} if takes_headers else {}
+        if takes_verb:
+            keywords["verb"] = InferenceVerb[verb.upper()]
+        call = partial(model, payload, **keywords)
+        result = await awaited(call() if is_async else await threads.run(call))
+        if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict):
+            result, response_headers = result
+        else:
+            response_headers = {}
+        return streamable(result, threads), response_headers
+
+    return run

@@ -1,0 +1,193 @@
+"""Where handlers run: threads that belong to one model, never the event loop.
+
+All threads are daemons: the end of the process never waits for a handler that does not return.
+"""
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, NamedTuple, TypeVar, TypeVarTuple, Unpack
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class _Job(NamedTuple):
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+    context: contextvars.Context
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+
+
+class ModelThreads:
+    """A bounded set of threads that run the handlers of one model, first come, first served.
+
+    A call whose caller was cancelled while it waited is never started. Threads are started by
+    the first call, so a model that nobody asks costs none. They end once nothing refers to this
+    object any more and the calls that wait are done: a model that was replaced keeps its threads
+    until its last request is answered.
+
+    Args:
+        name: The model's name, for the names of the threads.
+        n_threads: How many handlers of this model may run at the same time, 1 or more.
+    """
+
+    def __init__(self, name: str, n_threads: int = 1) -> None:
+        self._name = name
+        self._n_threads = n_threads
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+
+    def __del__(self) -> None:
+        # "put() is reentrant": of Python's queues only SimpleQueue may be used here.
+        for _ in self._threads:
+            self._jobs.put(None)
+
+    def submit(self, function: Callable[[Unpack[Ts]], T], *args: *Ts) -> asyncio.Future[T]:
+        """Queue a function for one of the threads, from the event loop.
+
+        The caller's context variables are seen by the function.
+
+        Returns:
+            A future of its result. The function does not run if that is cancelled before.
+
+        Raises:
+            RuntimeError: No thread can be started.
+        """
+        self._start()
+        job = _make_job(function, *args)
+        self._jobs.put(job)
+        return job.future
+
+    async def run(self, function: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
+        """Run a function on one of the threads and wait for it; as `submit`.
+
+        Raises:
+            Exception: Whatever the function raises.
+        """
+        return await self.submit(function, *args)
+
+    def _start(self) -> None:
+        while len(self._threads) < self._n_threads:
+            name = f"{self._name}-{len(self._threads)}"
+            thread = threading.Thread(target=_work, args=(self._jobs,), name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+
+async def run_in_new_thread(function: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
+    """Run a function on a thread of its own and wait for it, from the event loop.
+
+    For rare work that nothing may hold up and that may hold up nothing: a load, a health check of
+    a user's model, a scrape. A thread costs about 60 us.
+
+    Raises:
+        Exception: Whatever the function raises.
+    """
+    return await _start_thread(function, *args)
+
+
+async def run_user_code(function: Callable[..., Any], *args: Any) -> Any:
+    """Run a function of user code and await what it gives.
+
+    An async one runs on the event loop, any other on a thread of its own; not for requests, whose
+    plain handlers run on the threads of their model.
+
+    Raises:
+        Exception: Whatever the function raises.
+    """
+    if is_async_callable(function):
+        return await awaited(function(*args))
+    return await awaited(await run_in_new_thread(function, *args))
+
+
+async def awaited(value: Any) -> Any:
+    """Give the result of what user code gave to await; anything else as it is.
+
+    An async generator is such another thing: it is awaited chunk by chunk, later.
+
+    Raises:
+        RuntimeError: SystemExit was raised, or CancelledError though nobody cancelled the caller.
+        Exception: Whatever else is raised.
+    """
+    if not hasattr(value, "__await__"):
+        return value
+    try:
+        return await value
+    except (SystemExit, asyncio.CancelledError) as exc:
+        task = asyncio.current_task()
+        if isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise
+        raise _raisable(exc) from exc
+
+
+def is_async_callable(function: Any) -> bool:
+    """Say whether calling a function, method or callable object only makes something to await."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not inspect.isroutine(function):
+        function = getattr(function, "__call__", function)  # noqa: B004 - the method is wanted
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+def _start_thread(function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+    job = _make_job(function, *args)
+    name = getattr(function, "__qualname__", "kserve")
+    threading.Thread(target=_run, args=(job,), name=name, daemon=True).start()
+    return job.future
+
+
+def _make_job(function: Callable[..., Any], *args: Any) -> _Job:
+    loop = asyncio.get_running_loop()
+    return _Job(loop, loop.create_future(), contextvars.copy_context(), function, args)
+
+
+def _work(jobs: SimpleQueue[_Job | None]) -> None:
+    while (job := jobs.get()) is not None:
+        _run(job)
+        # Otherwise the thread would hold the last request's arrays until the next one comes.
+        del job
+
+
+def _run(job: _Job) -> None:
+    if job.future.cancelled():
+        return
+    result, error = None, None
+    try:
+        result = job.context.run(job.function, *job.args)
+    except BaseException as exc:
+        error = _raisable(exc)
+    try:
+        job.loop.call_soon_threadsafe(_settle, job.future, result, error)
+    except RuntimeError:
+        return  # The loop is closed: the server has stopped and nobody waits.
+    finally:
+        # The traceback refers to this frame: without this the arrays would wait for the collector.
+        del job, result, error
+
+
+def _raisable(exc: BaseException) -> Exception:
+    """Give what fails one request only.
+
+    SystemExit would end the event loop, CancelledError the caller's task without an answer, and
+    StopIteration looks like the end of a coroutine.
+    """
+    if isinstance(exc, Exception) and not isinstance(exc, StopIteration):
+        return exc
+    error = RuntimeError(f"{type(exc).__name__} raised by a handler")
+    error.__cause__ = exc
+    return error
+
+
+def _settle(future: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+    if future.cancelled():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)

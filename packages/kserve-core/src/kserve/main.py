@@ -1,0 +1,112 @@
+"""The command line of a framework server: `run(ModelClass)` is all that its `__main__` does."""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NoReturn
+
+from kserve.artifact import find_artifact, list_model_directories
+from kserve.config import ServerConfig, make_parser
+from kserve.errors import ModelMissingError, NoModelReady, StartError
+from kserve.logging import configure_logging, logger
+from kserve.model import TensorModel
+from kserve.model_repository import DirectoryRepository, reason_of
+from kserve.model_server import ModelServer
+
+# Where Kubernetes reads the reason that it shows for a container that ended.
+_TERMINATION_LOG: Final = Path("/dev/termination-log")
+
+_PREDICTOR_FLAGS: Final = ("--predictor_", "--enable_predictor_health_check")
+
+
+def run(model_class: type[TensorModel], argv: Sequence[str] | None = None) -> None:
+    """Serve the model, or the models, of a directory until a signal ends the process.
+
+    An artifact at the top of `--model_dir` is served as `--model_name`; else every sub-directory
+    is a model of its own name. A failed start ends the process with exit code 1 and one line of
+    reason, last on stderr and in the termination log; a wrong command line with exit code 2.
+
+    Args:
+        model_class: The server's model; its `add_arguments` and `from_args` add to the flags.
+        argv: The command line without the program; the process's own if None.
+    """
+    server = model_class.__module__.partition(".")[0]
+    args = _parse(model_class, server, sys.argv[1:] if argv is None else list(argv))
+    config = ServerConfig.from_args(args)
+    try:
+        if config.configure_logging:
+            configure_logging(config.log_config_file, log_format=config.log_format)
+        _serve(model_class, args, config)
+    except StartError as exc:
+        cause = exc.__cause__ if isinstance(exc, NoModelReady) else None
+        _exit(server, reason_of(cause or exc))
+    except Exception as exc:
+        logger.exception("The server failed")
+        _exit(server, reason_of(exc))
+
+
+def _serve(model_class: type[TensorModel], args: argparse.Namespace, config: ServerConfig) -> None:
+    if _has_models_in_directories(model_class, args.model_dir):
+        repository = DirectoryRepository(
+            lambda name, model_dir: model_class.from_args(name, model_dir, args), args.model_dir
+        )
+        server = ModelServer(registered_models=repository, config=config)
+        server.start([], load=repository.load_models)
+    else:
+        model = model_class.from_args(config.model_name, args.model_dir, args)
+        ModelServer(config=config).start([model])
+
+
+def _has_models_in_directories(model_class: type[TensorModel], model_dir: str) -> bool:
+    try:
+        find_artifact(model_dir, model_class.artifact_suffixes)
+    except ModelMissingError:
+        if list_model_directories(model_dir):
+            return True
+        raise
+    return False
+
+
+def _parse(model_class: type[TensorModel], server: str, argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {server}", parents=[make_parser()], allow_abbrev=False
+    )
+    parser.add_argument(
+        "--model_dir", required=True, help="directory of the model, or of directories of models"
+    )
+    model_class.add_arguments(parser)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.error(_unknown_text(unknown[0], parser))
+    refused = [arg for arg in argv if arg.startswith(_PREDICTOR_FLAGS)]
+    if refused:
+        parser.error(
+            f"{refused[0].partition('=')[0]}: {server} predicts itself and takes no predictor; "
+            "the flag is for transformers and explainers"
+        )
+    return args
+
+
+def _unknown_text(argument: str, parser: argparse.ArgumentParser) -> str:
+    flag = argument.partition("=")[0]
+    known = [option for action in parser._actions for option in action.option_strings]
+    nearest = difflib.get_close_matches(flag, known, n=1)
+    hint = f", did you mean {nearest[0]}?" if nearest else ""
+    return f"unknown argument {flag}{hint}"
+
+
+def _exit(server: str, reason: str) -> NoReturn:
+    line = f"{server}: {reason}\n"
+    try:
+        if _TERMINATION_LOG.exists():
+            _TERMINATION_LOG.write_text(line)
+    except OSError as exc:
+        logger.warning("The termination log cannot be written: %s", exc)
+    sys.stdout.flush()
+    sys.stderr.write(line)
+    sys.stderr.flush()
+    # A load that hangs on a thread must not keep the process from ending.
+    os._exit(1)

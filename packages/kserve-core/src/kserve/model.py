@@ -1,0 +1,348 @@
+"""What a model is: the contract of user code (`Model`) and that of our servers (`TensorModel`)."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, ClassVar, Final, Self
+
+from numpy.typing import NDArray
+
+from kserve.constants.constants import PredictorProtocol
+from kserve.context import get_predictor_config
+from kserve.errors import InferenceError, InvalidInput
+from kserve.pipeline import HandlerPipeline, default_handler
+from kserve.predictor_config import PredictorConfig
+from kserve.protocol.codec import v1_json
+from kserve.protocol.codec.dtypes import from_np_dtype
+from kserve.protocol.infer_type import InferOutput, InferRequest, InferResponse
+from kserve.signature import Signature, Tensors
+
+__all__ = [
+    "BaseKServeModel",
+    "InferenceModel",
+    "InferenceVerb",
+    "Model",
+    "PredictOptions",
+    "PredictorProtocol",
+    "TensorModel",
+    "append_forwardable_headers",
+]
+
+# What a transformer passes on to its predictor, and no more.
+_FORWARDABLE_HEADERS: Final = ("x-request-id", "x-b3-traceid", "authorization")
+
+
+class InferenceVerb(Enum):
+    """What a request asks a model to do."""
+
+    EXPLAIN = 1
+    PREDICT = 2
+
+
+class BaseKServeModel:
+    """A named thing that is loaded, started and stopped; every model is one.
+
+    Attributes:
+        name: The name under which it is served.
+        ready: Whether it can answer; `load()` sets it.
+        engine: True where `start_engine()` has to run beside the server.
+    """
+
+    ready: bool = False
+    engine: Any = False
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.ready = False
+
+    @default_handler
+    async def healthy(self) -> bool:
+        """Say whether the model can answer now; may be overridden with a plain method too."""
+        return self.ready
+
+    def load(self) -> bool:
+        """Load the artifact; called by the server off the event loop if `ready` is not set.
+
+        May be a coroutine function. An exception, or False as the result, fails the load.
+        """
+        self.ready = True
+        return self.ready
+
+    def start(self) -> None:
+        """Start what belongs to the model; called once it is loaded and registered."""
+        self.ready = True
+
+    async def start_engine(self) -> None:
+        """Run the engine beside the server; called where `engine` is true."""
+        self.ready = True
+
+    def stop(self) -> None:
+        """Free what `load` and `start` took; called when the model is unloaded."""
+        self.ready = False
+
+    def stop_engine(self) -> None:
+        """Stop the engine; called when a model whose `engine` is true is unloaded."""
+        self.ready = False
+
+
+class InferenceModel(BaseKServeModel):
+    """A model that answers requests by being called."""
+
+    async def __call__(
+        self,
+        body: Any,
+        headers: dict[str, str] | None = None,
+        verb: InferenceVerb = InferenceVerb.PREDICT,
+    ) -> Any:
+        """Answer one request with `(response, response_headers)`."""
+        raise NotImplementedError(f"{type(self).__name__} defines no __call__")
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """Give `{name, datatype, shape}` of every input, for the metadata; may be async."""
+        return []
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        """Give `{name, datatype, shape}` of every output, for the metadata; may be async."""
+        return []
+
+
+class Model(InferenceModel):
+    """The contract of user code: preprocess, validate, predict or explain, postprocess.
+
+    A handler may be a plain function, a coroutine function, a generator or an async generator, and
+    may take fewer arguments than shown here. Plain ones run on a thread of the model's own, one
+    call at a time unless `--max_concurrent_predicts` says otherwise; async ones on the event loop.
+    A V1 payload is a dict of lists, a V2 payload an `InferRequest`. Which form a handler has is
+    looked up once, when the model is registered.
+
+    Args:
+        name: The name under which it is served.
+        return_response_headers: Pass a dict for response headers to `predict` and `postprocess`.
+    """
+
+    def __init__(self, name: str, return_response_headers: bool = False) -> None:
+        super().__init__(name)
+        self.required_response_headers = return_response_headers
+        self.explainer_host: str | None = None
+        self.enable_latency_logging = False
+
+    @property
+    def predictor_config(self) -> PredictorConfig | None:
+        """The predictor that the server was started with, or None."""
+        return get_predictor_config()
+
+    async def __call__(
+        self,
+        body: Any,
+        headers: dict[str, str] | None = None,
+        verb: InferenceVerb = InferenceVerb.PREDICT,
+    ) -> tuple[Any, dict[str, str]]:
+        """Run the handlers on one request.
+
+        Returns:
+            What `postprocess` gave, and the response headers that the handlers set.
+
+        Raises:
+            NotImplementedError: The model has no handler for the verb.
+            Exception: Whatever a handler raises.
+        """
+        pipeline: HandlerPipeline | None = self.__dict__.get("_pipeline")
+        if pipeline is None:
+            pipeline = self._pipeline = HandlerPipeline(self)
+        return await pipeline.run(body, {} if headers is None else headers, verb.name.lower())
+
+    @default_handler
+    def validate(self, payload: Any) -> Any:
+        """Check what `preprocess` gave; returns the payload to go on with, None to keep it.
+
+        Raises:
+            InvalidInput: `instances` (`inputs` with a V2 predictor) is there and is neither a list
+                nor, as `preprocess` may make of it, array-like.
+        """
+        if not isinstance(payload, dict):
+            return payload
+        config = self.predictor_config
+        protocol = config.protocol if config else PredictorProtocol.REST_V1.value
+        key = "inputs" if protocol == PredictorProtocol.REST_V2.value else "instances"
+        rows = payload.get(key, [])
+        if not isinstance(rows, list) and not hasattr(rows, "__array__"):
+            raise InvalidInput(f'Expected "{key}" to be a list')
+        return payload
+
+    @default_handler
+    async def preprocess(self, payload: Any, headers: dict[str, str] | None = None) -> Any:
+        """Turn the request into what `predict` takes; the same unless overridden."""
+        return payload
+
+    @default_handler
+    async def postprocess(
+        self,
+        result: Any,
+        headers: dict[str, str] | None = None,
+        response_headers: dict[str, str] | None = None,
+    ) -> Any:
+        """Turn what `predict` or `explain` gave into the response; the same unless overridden."""
+        return result
+
+    async def predict(
+        self,
+        payload: Any,
+        headers: dict[str, str] | None = None,
+        response_headers: dict[str, str] | None = None,
+    ) -> Any:
+        """Answer a request.
+
+        Raises:
+            NotImplementedError: Always; a model that predicts overrides it.
+        """
+        raise NotImplementedError(f"model {self.name} does not implement predict")
+
+    async def explain(self, payload: Any, headers: dict[str, str] | None = None) -> Any:
+        """Explain the prediction for a request.
+
+        Raises:
+            NotImplementedError: Always; a model that explains overrides it.
+        """
+        raise NotImplementedError(f"model {self.name} does not implement explain")
+
+
+@dataclass(frozen=True, slots=True)
+class PredictOptions:
+    """What a request asks for beside its tensors.
+
+    Attributes:
+        parameters: The parameters of the request.
+        outputs: The names of the requested outputs; empty means the default ones.
+    """
+
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
+
+
+class TensorModel(Model):
+    """The contract of our servers: named arrays in, named arrays out.
+
+    A subclass implements `load` and `predict_tensors` and sets `signature` in `load`. Requests are
+    checked against the signature first. A subclass of a server's model that overrides one of the
+    handlers of `Model` is served as a `Model`, and its payloads are those of one.
+
+    Attributes:
+        platform: The framework, for the metadata.
+        artifact_suffixes: The suffixes of the files that `load` takes, lower-case, with dots.
+        versions: The versions that can be asked for; None where the model has none.
+        signature: What the model takes and gives.
+        model_dir: The directory of the artifact; a `warmup.json` there is sent after the load.
+    """
+
+    platform: ClassVar[str] = ""
+    artifact_suffixes: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, name: str, model_dir: str | None = None) -> None:
+        super().__init__(name)
+        self.model_dir = model_dir
+        self.versions: Sequence[str] | None = None
+        self.signature = Signature()
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Add the server's own flags to its command line."""
+
+    @classmethod
+    def from_args(cls, name: str, model_dir: str, args: argparse.Namespace) -> Self:
+        """Make an unloaded model as the command line says."""
+        return cls(name, model_dir)
+
+    def predict_tensors(self, tensors: Tensors, options: PredictOptions) -> Tensors:
+        """Compute the outputs of a batch; called on a thread of the model's.
+
+        Args:
+            tensors: By input name, as `signature` says; axis 0 is the rows where it is -1 there.
+                The arrays may be read-only.
+            options: Parameters and requested outputs.
+
+        Returns:
+            The outputs by name, in order.
+
+        Raises:
+            ValueError, TypeError: The values do not suit the model: the client reads the text.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no predict_tensors")
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """Give the metadata of the signature's inputs."""
+        return [spec.metadata() for spec in self.signature.inputs]
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        """Give the metadata of the signature's outputs."""
+        return [spec.metadata() for spec in self.signature.outputs]
+
+    def infer(self, request: InferRequest) -> InferResponse:
+        """Check a request, predict, and give the response; blocks.
+
+        Raises:
+            InvalidInput: The request does not fit the signature, or the model refused its values.
+        """
+        names = [output.name for output in request.request_outputs or ()]
+        options = PredictOptions(request.parameters or {}, self.signature.check_outputs(names))
+        tensors = self.signature.check(request)
+        try:
+            outputs = self.predict_tensors(tensors, options)
+        except InvalidInput:
+            raise
+        except (ValueError, TypeError) as exc:
+            raise InvalidInput(str(exc)) from exc
+        return self._respond(request, outputs)
+
+    # Plain here, as the servers of KServe's SDK have it.
+    def predict(
+        self,
+        payload: Any,
+        headers: dict[str, str] | None = None,
+        response_headers: dict[str, str] | None = None,
+    ) -> Any:
+        """Answer a V1 payload with a dict, or an `InferRequest` with an `InferResponse`; blocks.
+
+        Raises:
+            InvalidInput: The payload does not fit the model.
+        """
+        if isinstance(payload, InferRequest):
+            return self.infer(payload)
+        # The way through the codec gives the same tensors and numbers as a request does.
+        request = v1_json.decode_tensors(
+            v1_json.encode(payload).body,
+            self.name,
+            self.signature.inputs,
+            is_table=self.signature.is_table,
+        )
+        return v1_json.decode(v1_json.encode_response(self.infer(request)).body)
+
+    def _respond(self, request: InferRequest, outputs: Tensors) -> InferResponse:
+        return InferResponse(
+            response_id=request.id,
+            model_name=self.name,
+            infer_outputs=[
+                # Flat, so that `data` reads as the flat list that KServe's SDK gives.
+                InferOutput.from_array(
+                    name, list(array.shape), _output_datatype(name, array), array.reshape(-1)
+                )
+                for name, array in outputs.items()
+            ],
+            use_binary_outputs=request.use_binary_outputs,
+            requested_outputs=request.request_outputs,
+        )
+
+
+def append_forwardable_headers(
+    headers: Mapping[str, str], base_headers: Mapping[str, str]
+) -> dict[str, str]:
+    """Give the base headers and those of a request that go on to the predictor."""
+    forwarded = {name: headers[name] for name in _FORWARDABLE_HEADERS if name in headers}
+    return {**base_headers, **forwarded}
+
+
+def _output_datatype(name: str, array: NDArray[Any]) -> str:
+    datatype = from_np_dtype(array.dtype)
+    if datatype is None:
+        raise InferenceError(f"output {name!r} has dtype {array.dtype}, which no datatype carries")
+    return datatype

@@ -1,0 +1,268 @@
+"""The models of a server by name, their states, and how they are loaded and unloaded."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from time import perf_counter
+from typing import Any, Final
+
+from kserve.artifact import list_model_directories, local_path
+from kserve.endpoint import is_healthy
+from kserve.errors import InvalidInput, ModelMissingError, StartError
+from kserve.executor import run_in_new_thread, run_user_code
+from kserve.logging import logger
+from kserve.metrics import MODEL_LOAD_SECONDS, MODEL_STATE
+from kserve.model import BaseKServeModel, TensorModel
+from kserve.warmup import warm_up
+
+MODEL_MOUNT_DIRS: Final = "/mnt/models"
+
+
+class ModelState(StrEnum):
+    """Where a model is in its life."""
+
+    LOADING = "loading"
+    READY = "ready"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """A state, and why where it is `unavailable`."""
+
+    state: ModelState
+    reason: str = ""
+
+
+class ModelRepository:
+    """Models by name.
+
+    Args:
+        models_dir: The directory whose sub-directories are models, for subclasses that load them.
+    """
+
+    def __init__(self, models_dir: str = MODEL_MOUNT_DIRS) -> None:
+        self.models: dict[str, BaseKServeModel] = {}
+        self.models_dir = models_dir
+        self._statuses: dict[str, ModelStatus] = {}
+
+    def load_models(self) -> None:
+        """Load every sub-directory of `models_dir` as a model of its name; blocks.
+
+        A model that cannot be loaded is `unavailable` with the reason; the others are not held up.
+
+        Raises:
+            ModelMissingError: The directory does not exist or has no sub-directory.
+        """
+        names = list_model_directories(self.models_dir)
+        if not names:
+            raise ModelMissingError(self.models_dir, "no model and no directories of models")
+        for name in names:
+            try:
+                self.load_model(name)
+            except Exception as exc:
+                self.set_status(name, ModelState.UNAVAILABLE, reason_of(exc))
+                logger.error("Model %s cannot be loaded: %s", name, reason_of(exc))
+
+    def set_models_dir(self, models_dir: str) -> None:
+        """Set the directory whose sub-directories are models."""
+        self.models_dir = models_dir
+
+    def get_model(self, name: str) -> BaseKServeModel | None:
+        """Give the model of a name, or None."""
+        return self.models.get(name)
+
+    def get_models(self) -> dict[str, BaseKServeModel]:
+        """Give all models by name."""
+        return self.models
+
+    def names(self) -> list[str]:
+        """Give the names of all models, those that could not be loaded included."""
+        return list({**self.models, **self._statuses})
+
+    async def is_model_ready(self, name: str) -> bool:
+        """Say whether a model is there and healthy; a plain `healthy` runs on a thread."""
+        model = self.get_model(name)
+        return model is not None and await is_healthy(model)
+
+    def status(self, name: str) -> ModelStatus | None:
+        """Give the state of a model, or None for an unknown name.
+
+        The model's own `ready` comes first: user code may change it at any time.
+        """
+        model = self.get_model(name)
+        if model is not None and model.ready:
+            return ModelStatus(ModelState.READY)
+        status = self._statuses.get(name)
+        if status is not None and status.state is not ModelState.READY:
+            return status
+        return None if model is None else ModelStatus(ModelState.UNAVAILABLE)
+
+    def set_status(self, name: str, state: ModelState, reason: str = "") -> None:
+        """Record the state of a model."""
+        self._statuses[name] = ModelStatus(state, reason)
+        for known in ModelState:
+            MODEL_STATE.labels(name, known.value).set(known is state)
+
+    def update(self, model: BaseKServeModel, name: str | None = None) -> None:
+        """Add a model, or replace the one of its name.
+
+        Args:
+            model: The model.
+            name: Another name to serve it under.
+        """
+        self.models[name or model.name] = model
+        if model.ready:
+            self.set_status(name or model.name, ModelState.READY)
+
+    def load(self, name: str) -> Any:
+        """Load the model of a name; may be overridden, with a coroutine function too."""
+        return self.load_model(name)
+
+    def load_model(self, name: str) -> Any:
+        """Load the model of a name; what a subclass overrides."""
+
+    def unload(self, name: str) -> None:
+        """Remove a model, and stop it if it has no other name; blocks.
+
+        Raises:
+            KeyError: There is none of this name, not even one that could not be loaded.
+        """
+        model = self.models.pop(name, None)
+        status = self._statuses.pop(name, None)
+        if model is None and status is None:
+            raise KeyError(f"model {name} does not exist")
+        for state in ModelState:
+            MODEL_STATE.remove(name, state.value)
+        if model is None or any(other is model for other in self.models.values()):
+            return
+        model.stop()
+        if model.engine:
+            model.stop_engine()
+
+
+class DirectoryRepository(ModelRepository):
+    """A repository whose models are the sub-directories of a directory.
+
+    Args:
+        make_model: Makes an unloaded model from its name and its directory.
+        models_dir: The directory, or a `file://` address of one.
+    """
+
+    def __init__(self, make_model: Callable[[str, str], BaseKServeModel], models_dir: str) -> None:
+        super().__init__(models_dir)
+        self._make_model = make_model
+
+    async def load(self, name: str) -> bool:
+        """Load one sub-directory, on a thread.
+
+        Raises:
+            InvalidInput: The name is no plain directory name.
+            ModelLoadError: The artifact is missing or cannot be loaded.
+        """
+        return await run_in_new_thread(self.load_model, name)
+
+    def load_model(self, name: str) -> bool:
+        """Load one sub-directory; blocks.
+
+        The model that had the name goes on serving if the new one cannot be loaded.
+
+        Raises:
+            InvalidInput: The name is no plain directory name.
+            ModelLoadError: The artifact is missing or cannot be loaded.
+        """
+        check_model_name(name)
+        model = self._make_model(name, str(local_path(self.models_dir) / name))
+        load_blocking(model)
+        self.update(model)
+        return model.ready
+
+
+def check_model_name(name: str) -> None:
+    """Refuse a name that would leave the directory of models.
+
+    Raises:
+        InvalidInput: The name is empty, hidden, or holds a separator.
+    """
+    if not name or name.startswith(".") or name != os.path.basename(name) or "\0" in name:
+        raise InvalidInput(f"model name {name!r}: expected the name of one directory")
+
+
+async def load(model: BaseKServeModel) -> None:
+    """Load a model if it is not ready, and warm it up, off the event loop.
+
+    Args:
+        model: Its `load` may be plain, then it runs on a thread, or async.
+
+    Raises:
+        StartError: `load` gave False or left the model not ready.
+        Exception: Whatever `load` or the warm-up raises.
+    """
+    if model.ready:
+        # Somebody else loaded it; that it is warm is still up to us.
+        await run_in_new_thread(_warm_up, model)
+        return
+    started = perf_counter()
+    with _loading(model) as finish:
+        finish(await run_user_code(model.load))
+        await run_in_new_thread(_warm_up, model)
+    _record_load(model, started)
+
+
+def load_blocking(model: BaseKServeModel) -> None:
+    """Load a model whose `load` is plain, and warm it up, on the calling thread.
+
+    Raises:
+        StartError: `load` gave False or left the model not ready.
+        Exception: Whatever `load` or the warm-up raises.
+    """
+    started = perf_counter()
+    with _loading(model) as finish:
+        finish(model.load())
+        _warm_up(model)
+    _record_load(model, started)
+
+
+def reason_of(exc: BaseException) -> str:
+    """Give one line that says why something failed."""
+    text = " ".join(str(exc).split())
+    if isinstance(exc, StartError):
+        return text
+    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+
+
+# While `load` runs, `ready` is this: false to whoever asks, and told apart from a False that the
+# user's code sets.
+_UNTOUCHED: Any = 0
+
+
+@contextmanager
+def _loading(model: BaseKServeModel) -> Iterator[Callable[[Any], None]]:
+    """Keep `ready` false unless the load succeeds; gives what takes the result of `load`."""
+
+    def finish(result: Any) -> None:
+        # Many users' `load` only forget to set it, but a False is meant.
+        if model.ready is _UNTOUCHED or result is False:
+            model.ready = result is not False
+        if not model.ready:
+            raise StartError(f"model {model.name}: load() left it not ready")
+
+    model.ready = _UNTOUCHED
+    try:
+        yield finish
+    except BaseException:
+        model.ready = False
+        raise
+
+
+def _warm_up(model: BaseKServeModel) -> None:
+    if isinstance(model, TensorModel):
+        warm_up(model)
+
+
+def _record_load(model: BaseKServeModel, started: float) -> None:
+    seconds = perf_counter() - started
+    MODEL_LOAD_SECONDS.labels(model.name).set(seconds)
+    logger.info("Model %s loaded in %.2f s", model.name, seconds)

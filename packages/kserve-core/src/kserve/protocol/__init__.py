@@ -1,0 +1,1 @@
+"""The wire protocols: tensor types, codecs, and the REST application."""

@@ -1,0 +1,1 @@
+"""Codecs: bytes to `InferRequest` and `InferResponse` to bytes, with no I/O."""

@@ -1,0 +1,269 @@
+"""The V1 protocol's JSON: `{"instances": ...}` in, `{"predictions": ...}` out.
+
+Source: KServe "V1 Protocol" and TensorFlow Serving "RESTful API", row and column format.
+https://www.tensorflow.org/tfx/serving/api_rest#predict_api
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+from operator import itemgetter
+from typing import Any, Final, Protocol
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from kserve.errors import InferenceError, InvalidInput
+from kserve.protocol.codec import encoded_json, number_blocks
+from kserve.protocol.codec.dtypes import NUMPY_DTYPES, from_np_dtype
+from kserve.protocol.codec.encoded_json import EncodedJson
+from kserve.protocol.codec.json_body import parse, read_parameters
+from kserve.protocol.codec.json_numbers import narrow, tensor_from_list
+from kserve.protocol.codec.number_blocks import NumberBlock
+from kserve.protocol.infer_type import InferInput, InferRequest, InferResponse
+
+# What the only tensor is called where the model names none or several.
+_TENSOR_NAME: Final = "input-0"
+_NUMBER_OR_NULL: Final = frozenset((int, float, type(None)))
+
+
+class InputSpec(Protocol):
+    """What has to be known of a model's input; `kserve.signature.TensorSpec` is one."""
+
+    @property
+    def name(self) -> str:
+        """The input's name."""
+
+    @property
+    def datatype(self) -> str:
+        """One of the protocol's datatypes."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The axes, rows first; -1 is an axis of any length."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the datatype is known; a guess is not enforced."""
+
+
+def decode(body: bytes) -> Any:
+    """Give the JSON value of a body, which is what a user's model gets.
+
+    Raises:
+        InvalidInput: The body is no JSON.
+    """
+    return parse(body)
+
+
+def decode_tensors(
+    body: bytes, model_name: str, inputs: Sequence[InputSpec], *, is_table: bool = False
+) -> InferRequest:
+    """Read rows, rows as objects, or columns as tensors.
+
+    - `{"instances": [[1, 2], [3, 4]]}` and `[1, 2]`: one tensor, named as the model's only input,
+      else "input-0".
+    - The same with several inputs and as many values in each row: a tensor for each, by position.
+    - `{"instances": [{"a": 1, "b": "x"}]}` and `{"inputs": {"a": [1], "b": ["x"]}}`: a tensor for
+      each name.
+
+    `inputs` wins over `instances` where both are there, and may hold rows too.
+
+    Args:
+        body: The request's body.
+        model_name: Goes into the request.
+        inputs: What the model takes. A datatype of it holds for the tensor of that name, and for
+            the only tensor of a model with one input; without one it is BOOL, INT64, UINT64, FP64
+            or BYTES after the values.
+        is_table: The inputs are columns of one table, and one tensor of shape (n_rows, n_columns)
+            may stand for them all: rows of numbers then stay together if all columns have one
+            datatype.
+
+    Raises:
+        InvalidInput: The body is no JSON, has no rows, is ragged, or a value does not fit.
+    """
+    value = number_blocks.parse(body)
+    if value is not None:
+        try:
+            return _request(value, model_name, inputs, is_table)
+        except InvalidInput:
+            # What a block refuses may still be good; the plain way knows and names the position.
+            pass
+    return _request(parse(body), model_name, inputs, is_table)
+
+
+def encode(value: Any) -> EncodedJson:
+    """Write what a user's model returned; see `encoded_json.encode`.
+
+    Raises:
+        InferenceError: There is something in it that JSON cannot express.
+    """
+    return encoded_json.encode(value)
+
+
+def encode_response(response: InferResponse) -> EncodedJson:
+    """Write `{"predictions": [...]}`: rows of the only output, or an object for each row.
+
+    Raises:
+        InferenceError: The outputs differ in their number of rows.
+        InvalidInput: A BYTES element is not UTF-8, which V1 cannot express.
+    """
+    columns = {}
+    n_nulled = 0
+    for output in response.outputs:
+        columns[output.name], n_here = encoded_json.writable(output.as_numpy())
+        n_nulled += n_here
+    rows = next(iter(columns.values())) if len(columns) == 1 else _objects(columns)
+    try:
+        body = orjson.dumps(
+            {"predictions": rows}, default=_decode_bytes, option=orjson.OPT_SERIALIZE_NUMPY
+        )
+    except orjson.JSONEncodeError as error:
+        if not isinstance(error.__cause__, UnicodeDecodeError):
+            raise InferenceError(f"an output cannot be written as JSON: {error}") from error
+        raise InvalidInput(
+            "an output holds bytes that are not UTF-8: use the V2 protocol with binary output"
+        ) from error
+    return EncodedJson(body, n_nulled)
+
+
+def _objects(columns: dict[str, Any]) -> list[dict[str, Any]]:
+    lists = {
+        name: values.tolist() if isinstance(values, np.ndarray) else values
+        for name, values in columns.items()
+    }
+    lengths = {
+        name: len(values) if isinstance(values, list) else 1 for name, values in lists.items()
+    }
+    if len(set(lengths.values())) > 1 or not all(isinstance(v, list) for v in lists.values()):
+        raise InferenceError(f"the outputs differ in their number of rows: {lengths}")
+    return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+
+
+def _decode_bytes(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode()
+    raise TypeError(f"Type is not JSON serializable: {type(value).__name__}")
+
+
+def _request(
+    value: Any, model_name: str, inputs: Sequence[InputSpec], is_table: bool
+) -> InferRequest:
+    if not isinstance(value, dict) or not ("instances" in value or "inputs" in value):
+        raise InvalidInput('Expected "instances" or "inputs" in a JSON object')
+    parameters = read_parameters(value, "the request")
+    key = "inputs" if "inputs" in value else "instances"
+    data = value[key]
+    if key == "inputs" and isinstance(data, dict):
+        tensors = _columns(data, inputs)
+    elif isinstance(data, list | NumberBlock):
+        tensors = _rows(data, inputs, is_table)
+    else:
+        raise InvalidInput(
+            f'Expected "{key}" to be a list' + (" or an object" if key == "inputs" else "")
+        )
+    return InferRequest(model_name, tensors, parameters=parameters)
+
+
+def _rows(
+    rows: list[Any] | NumberBlock, inputs: Sequence[InputSpec], is_table: bool
+) -> list[InferInput]:
+    if isinstance(rows, list) and not rows:
+        return [_empty(spec) for spec in inputs] or [_tensor(_TENSOR_NAME, rows, None)]
+    if isinstance(rows, list) and type(rows[0]) is dict:
+        return _columns(_by_key(rows), inputs)
+    if len(inputs) > 1:
+        return _by_position(rows, inputs, is_table)
+    name = inputs[0].name if inputs else _TENSOR_NAME
+    return [_tensor(name, rows, inputs[0] if inputs else None)]
+
+
+def _columns(columns: dict[str, Any], inputs: Sequence[InputSpec]) -> list[InferInput]:
+    specs = {spec.name: spec for spec in inputs}
+    if len(inputs) == len(columns) == 1:
+        specs = dict.fromkeys(columns, inputs[0])
+    for name, values in columns.items():
+        if not isinstance(values, list | NumberBlock):
+            raise InvalidInput(f"input {name!r}: expected a list of values")
+    return [_tensor(name, values, specs.get(name)) for name, values in columns.items()]
+
+
+def _by_key(rows: list[Any]) -> dict[str, list[Any]]:
+    keys = list(rows[0])
+    if set(map(type, rows)) != {dict} or set(map(len, rows)) != {len(keys)}:
+        raise InvalidInput(_unlike_first(rows))
+    try:
+        return {key: list(map(itemgetter(key), rows)) for key in keys}
+    except KeyError as error:
+        raise InvalidInput(_unlike_first(rows)) from error
+
+
+def _unlike_first(rows: list[Any]) -> str:
+    keys = rows[0].keys()
+    for index, row in enumerate(rows):
+        if type(row) is not dict:
+            return f"row {index} is no object, row 0 is one"
+        if row.keys() != keys:
+            parts = [f"misses {key!r}" for key in keys if key not in row]
+            parts += [f"has an unknown {key!r}" for key in row if key not in keys]
+            return f"row {index} {' and '.join(parts)}: every row must have the keys of row 0"
+    raise AssertionError("the rows are alike")
+
+
+def _by_position(
+    rows: list[Any] | NumberBlock, inputs: Sequence[InputSpec], is_table: bool
+) -> list[InferInput]:
+    matrix_spec = _matrix_spec(inputs) if is_table else None
+    if isinstance(rows, NumberBlock):
+        return _block_by_position(rows, inputs, matrix_spec)
+    for index, row in enumerate(rows):
+        if type(row) is not list or len(row) != len(inputs):
+            got = len(row) if type(row) is list else "no list"
+            names = ", ".join(spec.name for spec in inputs)
+            raise InvalidInput(f"row {index}: expected {len(inputs)} values ({names}), got {got}")
+    if matrix_spec and set(map(type, chain.from_iterable(rows))) <= _NUMBER_OR_NULL:
+        return [_tensor(_TENSOR_NAME, rows, matrix_spec)]
+    return [
+        _tensor(spec.name, list(column), spec)
+        for spec, column in zip(inputs, zip(*rows, strict=True), strict=True)
+    ]
+
+
+def _block_by_position(
+    rows: NumberBlock, inputs: Sequence[InputSpec], matrix_spec: InputSpec | None
+) -> list[InferInput]:
+    if rows.shape[1:] != (len(inputs),):
+        raise InvalidInput("the plain way names the row")
+    if matrix_spec:
+        return [_tensor(_TENSOR_NAME, rows, matrix_spec)]
+    if not all(spec.exact and spec.datatype in ("FP32", "FP64") for spec in inputs):
+        raise InvalidInput("the plain way looks at each column")
+    table = rows.to_array("FP64").reshape(rows.shape)
+    return [
+        _infer_input(spec.name, narrow(table[:, index], NUMPY_DTYPES[spec.datatype]))
+        for index, spec in enumerate(inputs)
+    ]
+
+
+def _matrix_spec(inputs: Sequence[InputSpec]) -> InputSpec | None:
+    is_uniform = len({(spec.datatype, spec.exact) for spec in inputs}) == 1
+    return inputs[0] if is_uniform else None
+
+
+def _tensor(name: str, data: list[Any] | NumberBlock, spec: InputSpec | None) -> InferInput:
+    datatype = spec.datatype if spec is not None and spec.exact else None
+    if isinstance(data, NumberBlock):
+        return _infer_input(name, data.to_array(datatype).reshape(data.shape))
+    owner = f"input {name!r}"
+    return _infer_input(name, tensor_from_list(data, datatype, owner, null_text=True))
+
+
+def _empty(spec: InputSpec) -> InferInput:
+    shape = (0, *(max(length, 0) for length in spec.shape[1:]))
+    return _infer_input(spec.name, np.empty(shape, dtype=NUMPY_DTYPES[spec.datatype]))
+
+
+def _infer_input(name: str, array: NDArray[Any]) -> InferInput:
+    datatype = from_np_dtype(array.dtype)
+    assert datatype is not None
+    return InferInput.from_array(name, list(array.shape), datatype, array)

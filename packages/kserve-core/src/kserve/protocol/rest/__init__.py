@@ -1,0 +1,1 @@
+"""REST: the ASGI application and its routes."""

@@ -1,0 +1,134 @@
+"""The ASGI application: the infer routes first, by two string operations, then the route table."""
+
+from typing import Final
+
+from prometheus_client import REGISTRY
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from kserve.executor import run_in_new_thread
+from kserve.metrics import AnswerMetrics
+from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.rest import v1, v2
+from kserve.protocol.rest.exchange import ClientDisconnected, Exchange
+from kserve.protocol.rest.responses import JSONResponse
+
+_V1_MODELS: Final = "/v1/models/"
+_V2_MODELS: Final = "/v2/models/"
+_V2_INFER: Final = "/infer"
+_V1_VERBS: Final = ("predict", "explain")
+_REST_APP: Final = "kserve.rest_app"
+
+
+class RestApp:
+    """The REST routes over one data plane.
+
+    Args:
+        dataplane: Answers the requests.
+        log_requests: Whether each inference request leaves a line in the log.
+    """
+
+    def __init__(self, dataplane: DataPlane, *, log_requests: bool = True) -> None:
+        self._dataplane = dataplane
+        self._log_requests = log_requests
+        # Whatever concerns no model that is there: a name from the URL is never a label.
+        self._other_metrics = AnswerMetrics("")
+        self._router = Router(
+            routes=[
+                Route("/", _live),
+                Route("/metrics", _metrics),
+                *v1.routes(dataplane),
+                *v2.routes(dataplane),
+            ],
+            redirect_slashes=False,
+            default=_not_found,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request."""
+        if scope["type"] != "http":
+            return
+        exchange = Exchange(scope, receive, send, self._other_metrics)
+        try:
+            await self._dispatch(exchange, scope, receive)
+        except ClientDisconnected:
+            pass
+        except Exception as exc:
+            await exchange.fail(exc)
+        finally:
+            exchange.finish(self._log_requests)
+
+    async def _dispatch(self, exchange: Exchange, scope: Scope, receive: Receive) -> None:
+        path: str = scope["path"].rstrip("/") or "/"
+        if path.startswith(_V2_MODELS):
+            exchange.protocol = "v2"
+            if path.endswith(_V2_INFER):
+                _require_post(scope)
+                exchange.model_name = path[len(_V2_MODELS) : -len(_V2_INFER)]
+                await v2.infer(self._dataplane, exchange, exchange.model_name)
+                return
+        elif path.startswith(_V1_MODELS):
+            exchange.protocol = "v1"
+            name, _, verb = path[len(_V1_MODELS) :].rpartition(":")
+            if verb in _V1_VERBS:
+                _require_post(scope)
+                exchange.model_name = name
+                await v1.infer(self._dataplane, exchange, name, verb)
+                return
+        # `app` makes Starlette's router raise HTTPException, which becomes a JSON body here.
+        await self._router({**scope, "path": path, "app": self}, receive, exchange.send)
+
+
+class Application(Starlette):
+    """What user code adds middleware and routes to; everything else is the server's.
+
+    As `kserve.model_server.app` it belongs to the process; a server runs inside it only if there
+    is something in it when the server starts.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router.redirect_slashes = False
+        self.router.default = self._serve_rest
+        self.rest_app: RestApp | None = None
+
+    def around(self, rest_app: RestApp) -> ASGIApp:
+        """Give the application of a server: `rest_app`, inside what user code has added."""
+        self.rest_app = rest_app
+        if not self.user_middleware and not self.router.routes:
+            return rest_app
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            await self({**scope, _REST_APP: rest_app}, receive, send)
+
+        return application
+
+    async def _serve_rest(self, scope: Scope, receive: Receive, send: Send) -> None:
+        rest_app = scope.get(_REST_APP) or self.rest_app
+        if rest_app is None:
+            raise HTTPException(404)
+        await rest_app(scope, receive, send)
+
+
+def _require_post(scope: Scope) -> None:
+    if scope["method"] != "POST":
+        raise HTTPException(405, headers={"Allow": "POST"})
+
+
+async def _live(request: Request) -> Response:
+    return JSONResponse(await DataPlane.live())
+
+
+async def _metrics(request: Request) -> Response:
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    body = await run_in_new_thread(encode, REGISTRY)
+    return Response(body, headers={"content-type": content_type})
+
+
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    raise HTTPException(404)

@@ -1,0 +1,255 @@
+"""One HTTP request and its response: reading the body, answering once, counting and logging."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from time import perf_counter
+from typing import Any, Final
+from uuid import uuid4
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive, Scope, Send
+
+from kserve.errors import describe
+from kserve.logging import logger, request_id_var, trace_logger
+from kserve.metrics import AnswerMetrics
+from kserve.protocol.codec.encoded_json import EncodedJson
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+JSON_HEADERS: Final[RawHeaders] = [(b"content-type", b"application/json")]
+
+# Printable ASCII: the id goes into the log and back to the client.
+_REQUEST_ID: Final = re.compile(rb"[!-~]{1,128}")
+
+# Written by the server itself for the response at hand; a model's copies of its predictor's would
+# contradict them.
+_OWN_HEADERS: Final = frozenset(
+    {
+        *(b"connection", b"content-length", b"date", b"keep-alive", b"server"),
+        *(b"transfer-encoding", b"x-request-id"),
+    }
+)
+
+# "field-name = token" and "field-vchar = VCHAR / obs-text", with spaces and tabs between.
+# Source: RFC 9110, 5.1 and 5.5, https://www.rfc-editor.org/rfc/rfc9110
+_HEADER_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE: Final = re.compile(rb"[\t -~\x80-\xff]*")
+
+# These have no body. Source: RFC 9110, 6.4.1.
+_BODILESS: Final = (204, 304)
+
+# As nginx logs it: the client closed the connection before the answer.
+_CLIENT_CLOSED: Final = 499
+
+
+class ClientDisconnected(Exception):
+    """The client went away before it had sent its body or read its answer."""
+
+
+class Exchange:
+    """One request and its response.
+
+    Attributes:
+        scope: The ASGI scope.
+        request_id: The client's `x-request-id`, or one made here; the response carries it.
+        metrics: Where the answer is counted: the model's, once it is known.
+        protocol: `v1`, `v2`, or empty for other routes.
+        model_name: As in the route; empty for other routes.
+        status: Of the response that was started; 0 before.
+    """
+
+    __slots__ = (
+        "_receive",
+        "_send",
+        "_started",
+        "metrics",
+        "model_name",
+        "protocol",
+        "request_id",
+        "scope",
+        "status",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, metrics: AnswerMetrics) -> None:
+        self.scope = scope
+        self.metrics = metrics
+        self.protocol = ""
+        self.model_name = ""
+        self.status = 0
+        self._receive = receive
+        self._send = send
+        self._started = perf_counter()
+        given = self.header(b"x-request-id")
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            self.request_id = given.decode()
+        else:
+            self.request_id = str(uuid4())
+        request_id_var.set(self.request_id)
+
+    def header(self, name: bytes) -> bytes | None:
+        """Give the first header of a lower-case name."""
+        for key, value in self.scope["headers"]:
+            if key == name:
+                return bytes(value)
+        return None
+
+    def headers(self) -> dict[str, str]:
+        """Give all headers, lower-case; of repeated ones the last."""
+        return {
+            key.decode("latin-1"): value.decode("latin-1") for key, value in self.scope["headers"]
+        }
+
+    async def body(self) -> bytes:
+        """Read the whole body.
+
+        Raises:
+            ClientDisconnected: The client went away before it had sent everything.
+        """
+        message = await self._receive()
+        if not message.get("more_body") and message["type"] == "http.request":
+            return bytes(message.get("body", b""))
+        chunks = []
+        while message["type"] == "http.request":
+            chunks.append(message.get("body", b""))
+            if not message.get("more_body"):
+                return b"".join(chunks)
+            message = await self._receive()
+        raise ClientDisconnected
+
+    async def send(self, message: Message) -> None:
+        """Send an ASGI message; the first one gets the request id."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [
+                *message.get("headers", ()),
+                (b"x-request-id", self.request_id.encode()),
+            ]
+        await self._send(message)
+
+    async def reply(self, body: bytes, headers: RawHeaders, status: int = 200) -> None:
+        """Answer with a whole body; its length is added to the headers."""
+        length = (b"content-length", b"%d" % len(body))
+        await self.send(
+            {"type": "http.response.start", "status": status, "headers": [*headers, length]}
+        )
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def reply_json(self, encoded: EncodedJson, headers: RawHeaders) -> None:
+        """Answer with JSON; a model's headers may not say that the body is anything else."""
+        if encoded.n_nulled:
+            self.metrics.nonfinite.inc(encoded.n_nulled)
+        await self.reply(encoded.body, _json_headers(headers))
+
+    async def stream(self, chunks: AsyncIterable[Any], headers: RawHeaders) -> None:
+        """Answer with chunks as they come.
+
+        The response starts with the first chunk, so a model that fails before it gets a status.
+
+        Raises:
+            ClientDisconnected: The client went away; no further chunk is asked for.
+        """
+        sending = asyncio.create_task(self._send_chunks(aiter(chunks), headers))
+        # The body has been read, so the next message can only be the disconnect.
+        disconnect = asyncio.ensure_future(self._receive())
+        try:
+            await asyncio.wait({sending, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+            if not sending.done():
+                raise ClientDisconnected
+            sending.result()
+        finally:
+            disconnect.cancel()
+            sending.cancel()
+            # The generator has ended when this returns.
+            await asyncio.gather(sending, return_exceptions=True)
+
+    async def fail(self, exc: Exception) -> None:
+        """Answer with an error, unless a response has begun: then the connection is cut short."""
+        try:
+            status, body, headers = _error_response(exc)
+        except (TypeError, ValueError) as unsendable:
+            # A text or a header of the user's that HTTP or JSON cannot carry.
+            exc = unsendable
+            status, body, headers = _error_response(exc)
+        if status >= 500 and status not in (501, 503):
+            logger.error("Request failed", exc_info=exc)
+        if not self.status:
+            await self.reply(body, headers, status)
+
+    def finish(self, log: bool) -> None:
+        """Count the answer and, if it was an inference request, log its line."""
+        status = self.status or _CLIENT_CLOSED
+        self.metrics.count_answer(self.protocol, status)
+        if log and self.model_name:
+            fields = {
+                "request_id": self.request_id,
+                "model": self.model_name,
+                "protocol": self.protocol,
+                "status": status,
+                "duration_ms": round((perf_counter() - self._started) * 1000, 3),
+            }
+            trace_logger.info("request", extra={"fields": fields})
+
+    async def _send_chunks(self, iterator: AsyncIterator[Any], headers: RawHeaders) -> None:
+        try:
+            first = _encode_chunk(await anext(iterator, b""))
+            await self.send({"type": "http.response.start", "status": 200, "headers": headers})
+            await self.send({"type": "http.response.body", "body": first, "more_body": True})
+            async for chunk in iterator:
+                body = _encode_chunk(chunk)
+                await self.send({"type": "http.response.body", "body": body, "more_body": True})
+            await self.send({"type": "http.response.body", "body": b""})
+        finally:
+            await _close(iterator)
+
+
+def encode_headers(headers: Mapping[str, str]) -> RawHeaders:
+    """Give a model's response headers in ASGI form, without those that the server writes.
+
+    Raises:
+        ValueError: A name or value cannot be sent; a line break in it would forge headers.
+    """
+    encoded = []
+    for name, value in headers.items():
+        pair = str(name).lower().encode("latin-1"), str(value).encode("latin-1")
+        if not _HEADER_NAME.fullmatch(pair[0]) or not _HEADER_VALUE.fullmatch(pair[1]):
+            raise ValueError(f"response header {name!r} is not one that HTTP can carry: {value!r}")
+        if pair[0] not in _OWN_HEADERS:
+            encoded.append(pair)
+    return encoded
+
+
+def _json_headers(headers: RawHeaders) -> RawHeaders:
+    kept = [pair for pair in headers if pair[0] not in (b"content-type", b"content-encoding")]
+    return [*JSON_HEADERS, *kept]
+
+
+def _error_response(exc: Exception) -> tuple[int, bytes, RawHeaders]:
+    """Give status, body and headers.
+
+    Raises:
+        TypeError, ValueError: An HTTPException's detail or headers cannot be sent.
+    """
+    if not isinstance(exc, HTTPException):
+        status, _, text = describe(exc)
+        return status, orjson.dumps({"error": text}), JSON_HEADERS
+    headers = encode_headers(exc.headers or {})
+    if exc.status_code in _BODILESS:
+        return exc.status_code, b"", headers
+    body = orjson.dumps({"detail": exc.detail}, default=str)
+    return exc.status_code, body, _json_headers(headers)
+
+
+def _encode_chunk(chunk: Any) -> bytes:
+    if isinstance(chunk, str):
+        return chunk.encode()
+    if isinstance(chunk, bytes | bytearray | memoryview):
+        return bytes(chunk)
+    return orjson.dumps(chunk, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n"
+
+
+async def _close(iterator: AsyncIterator[Any]) -> None:
+    close = getattr(iterator, "aclose", None)
+    if close is not None:
+        await close()

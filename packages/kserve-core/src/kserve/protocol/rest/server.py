@@ -1,0 +1,126 @@
+"""The REST server: a listening socket and uvicorn on it, started and stopped by our own code."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any, Final
+
+import uvicorn
+
+from kserve.errors import StartError
+from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.rest.app import Application, RestApp
+
+# Connections that wait to be accepted; as uvicorn's default.
+_BACKLOG: Final = 2048
+
+
+class RESTServer:
+    """One REST server.
+
+    Args:
+        app: The application that user code may have added to, or its import string, then the
+            process-wide one is used.
+        data_plane: Answers the requests.
+        http_port: The port; 0 takes a free one.
+        host: The address to bind.
+        event_loop: `auto`, `asyncio` or `uvloop`; for who reads `config`, the loop is made by
+            `ModelServer`.
+        timeout_keep_alive: Seconds after which an idle connection is closed.
+        grace_period: Seconds that requests in flight get to finish at the end.
+        log_requests: Whether each inference request leaves a line in the log.
+    """
+
+    def __init__(
+        self,
+        app: Application | str,
+        data_plane: DataPlane,
+        http_port: int = 8080,
+        *,
+        host: str = "0.0.0.0",
+        event_loop: str = "auto",
+        timeout_keep_alive: int = 65,
+        grace_period: int = 30,
+        log_requests: bool = True,
+    ) -> None:
+        self.app = app
+        self.dataplane = data_plane
+        self._host = host
+        self._port = http_port
+        self._log_requests = log_requests
+        self._task: asyncio.Task[None] | None = None
+        self.config = uvicorn.Config(
+            self.create_application(),
+            loop=event_loop,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=timeout_keep_alive,
+            timeout_graceful_shutdown=grace_period,
+        )
+
+    def create_application(self) -> Any:
+        """Give the ASGI application and attach it to the process-wide one."""
+        if isinstance(self.app, str):
+            from kserve.model_server import app
+
+            self.app = app
+        rest_app = RestApp(self.dataplane, log_requests=self._log_requests)
+        return self.app.around(rest_app)
+
+    async def start(self) -> str:
+        """Listen and serve; gives the address, `http://host:port`.
+
+        Raises:
+            StartError: The address cannot be bound.
+        """
+        listener = _listen(self._host, self._port)
+        host, port = listener.getsockname()[:2]
+        has_started = asyncio.Event()
+        self._server = _Uvicorn(self.config, has_started)
+        self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
+        self._task.add_done_callback(lambda _: has_started.set())
+        await has_started.wait()
+        if self._task.done():
+            self._task.result()
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def stop(self) -> None:
+        """Accept no more, let requests in flight finish, close."""
+        if self._task is not None:
+            self._server.should_exit = True
+            await self._task
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn without its signal handlers: signals are `ModelServer`'s."""
+
+    def __init__(self, config: uvicorn.Config, has_started: asyncio.Event) -> None:
+        super().__init__(config)
+        self._has_started = has_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._has_started.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as exc:
+        listener.close()
+        raise StartError(f"cannot listen on {host}:{port}: {exc.strerror}") from exc
+    listener.setblocking(False)
+    return listener

@@ -1,0 +1,76 @@
+"""The V1 protocol over REST: list, readiness, predict, explain."""
+
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from kserve.endpoint import Endpoint
+from kserve.protocol.codec import v1_json, v2_json
+from kserve.protocol.codec.encoded_json import EncodedJson
+from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.infer_type import InferResponse
+from kserve.protocol.rest.exchange import Exchange, encode_headers
+from kserve.protocol.rest.responses import JSONResponse
+
+# What is sent with a JSON body by clients that set no type of their own: nothing, curl's default,
+# a browser's default for a string, and the type of bytes as such. Any `json` type is read as JSON
+# too; other types (image/png, application/avro) reach a user's model as bytes.
+_JSON_TYPES: Final = frozenset(
+    {b"", b"application/x-www-form-urlencoded", b"text/plain", b"application/octet-stream"}
+)
+
+
+async def infer(dataplane: DataPlane, exchange: Exchange, model_name: str, verb: str) -> None:
+    """Answer `POST /v1/models/{model_name}:predict` or `:explain`."""
+    endpoint = await dataplane.find(model_name)
+    exchange.metrics = endpoint.metrics
+    payload = _decode(endpoint, await exchange.body(), exchange.header(b"content-type"))
+    headers = {} if endpoint.takes_tensors else exchange.headers()
+    result, response_headers = await dataplane.run(endpoint, payload, headers, verb)
+    raw_headers = encode_headers(response_headers)
+    if hasattr(result, "__aiter__"):
+        await exchange.stream(result, raw_headers)
+    elif isinstance(result, str | bytes):
+        await exchange.reply(result.encode() if isinstance(result, str) else result, raw_headers)
+    else:
+        await exchange.reply_json(_encode(endpoint, result), raw_headers)
+
+
+def routes(dataplane: DataPlane) -> list[Route]:
+    """Give the routes beside the infer ones."""
+
+    async def list_models(request: Request) -> Response:
+        return JSONResponse({"models": dataplane.model_registry.names()})
+
+    async def model_ready(request: Request) -> Response:
+        name = request.path_params["model_name"]
+        if not await dataplane.model_ready(name):
+            raise dataplane.unavailability(name)
+        return JSONResponse({"name": name, "ready": True})
+
+    return [
+        Route("/v1/models", list_models),
+        Route("/v1/models/{model_name:path}", model_ready),
+    ]
+
+
+def _decode(endpoint: Endpoint, body: bytes, content_type: bytes | None) -> Any:
+    if endpoint.takes_tensors:
+        signature = endpoint.signature
+        return v1_json.decode_tensors(
+            body, endpoint.name, signature.inputs, is_table=signature.is_table
+        )
+    media_type = (content_type or b"").partition(b";")[0].strip().lower()
+    if media_type in _JSON_TYPES or media_type.endswith(b"json"):
+        return v1_json.decode(body)
+    return body
+
+
+def _encode(endpoint: Endpoint, result: Any) -> EncodedJson:
+    if not isinstance(result, InferResponse):
+        return v1_json.encode(result)
+    # A user's model that answers a V1 request with an InferResponse means the V2 body, as in
+    # KServe's SDK.
+    return v1_json.encode_response(result) if endpoint.takes_tensors else v2_json.encode(result)

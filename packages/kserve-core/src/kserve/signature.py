@@ -1,0 +1,169 @@
+"""What a model takes and gives, and the check of a request against it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kserve.errors import InvalidInput
+from kserve.protocol.codec.dtypes import NUMPY_DTYPES
+from kserve.protocol.infer_type import InferRequest
+
+Tensors = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor that a model takes or gives.
+
+    Attributes:
+        name: The tensor's name.
+        datatype: One of the protocol's datatypes.
+        shape: Its axes; -1 is an axis of any length.
+        exact: False where the artifact does not tell the datatype and `datatype` is a guess:
+            values are then passed on as they came.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    exact: bool = True
+
+    def metadata(self) -> dict[str, Any]:
+        """Give the entry of the model's metadata."""
+        return {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """The inputs and outputs of a model.
+
+    Attributes:
+        inputs: What it takes; empty where the artifact does not tell, then nothing is checked.
+        outputs: What it gives unless the request names other outputs.
+        optional_outputs: What it gives only on request.
+        is_table: The inputs are the columns of one table, each of shape (n_rows,). One tensor of
+            shape (n_rows, n_columns) then stands for all of them, in their order.
+    """
+
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    optional_outputs: tuple[TensorSpec, ...] = ()
+    is_table: bool = False
+
+    def check(self, request: InferRequest) -> Tensors:
+        """Give the request's tensors by the names of the signature, in its order and datatypes.
+
+        A model of one input accepts it under any name. A tensor that stands for a whole table
+        keeps the name that it came with. Conversion is by datatype, never by value: any number
+        into any float, integers and booleans into wider integers.
+
+        Raises:
+            InvalidInput: A missing or unknown input, a wrong shape or datatype.
+        """
+        given = {tensor.name: tensor.as_numpy() for tensor in request.inputs}
+        if not self.inputs:
+            return given
+        if len(given) == 1 and self._is_matrix(next(iter(given.values()))):
+            return self._check_matrix(given)
+        if len(self.inputs) == 1:
+            spec = self.inputs[0]
+            if len(given) != 1:
+                raise InvalidInput(
+                    f"expected one input, {spec.name!r}, got {len(given)}: {_names(given)}"
+                )
+            ((name, array),) = given.items()
+            return {spec.name: _conform(array, spec, name)}
+        self._check_names(given)
+        tensors = {spec.name: _conform(given[spec.name], spec, spec.name) for spec in self.inputs}
+        if self.is_table:
+            _check_rows(tensors)
+        return tensors
+
+    def check_outputs(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Give the names of requested outputs back, all of which the model has.
+
+        Raises:
+            InvalidInput: The model has no output of a name.
+        """
+        requested = tuple(names)
+        if not self.outputs:
+            return requested
+        known = [spec.name for spec in (*self.outputs, *self.optional_outputs)]
+        for name in requested:
+            if name not in known:
+                raise InvalidInput(
+                    f"Unexpected inference output {name!r}: the model has {_names(known)}"
+                )
+        return requested
+
+    def _is_matrix(self, array: NDArray[Any]) -> bool:
+        return self.is_table and array.ndim == 2 and (len(self.inputs) > 1 or array.shape[1] != 1)
+
+    def _check_matrix(self, given: Tensors) -> Tensors:
+        ((name, array),) = given.items()
+        expected = (-1, len(self.inputs))
+        if array.shape[1] != expected[1]:
+            raise InvalidInput(_shape_text(name, expected, array))
+        exact = [spec for spec in self.inputs if spec.exact]
+        if len({spec.datatype for spec in exact}) > 1:
+            raise InvalidInput(
+                f"input {name!r}: the columns have different datatypes, send one tensor for each: "
+                f"{_names(spec.name for spec in self.inputs)}"
+            )
+        return {name: _convert(array, exact[0], name) if exact else array}
+
+    def _check_names(self, given: Mapping[str, Any]) -> None:
+        expected = [spec.name for spec in self.inputs]
+        missing = [name for name in expected if name not in given]
+        unknown = [name for name in given if name not in expected]
+        if missing or unknown:
+            parts = [f"missing {_names(missing)}"] if missing else []
+            parts += [f"unknown {_names(unknown)}"] if unknown else []
+            raise InvalidInput(f"expected inputs {_names(expected)}: {', '.join(parts)}")
+
+
+def _conform(array: NDArray[Any], spec: TensorSpec, name: str) -> NDArray[Any]:
+    if array.ndim == 2 and len(spec.shape) == 1 and array.shape[1] == 1:
+        array = array.reshape(-1)
+    if len(spec.shape) != array.ndim or any(
+        expected not in (-1, got) for expected, got in zip(spec.shape, array.shape, strict=True)
+    ):
+        raise InvalidInput(_shape_text(name, spec.shape, array))
+    return _convert(array, spec, name)
+
+
+def _convert(array: NDArray[Any], spec: TensorSpec, name: str) -> NDArray[Any]:
+    target = NUMPY_DTYPES[spec.datatype]
+    if array.dtype == target or not spec.exact:
+        return array
+    if target.kind == "f" and array.dtype.kind in "fiub":
+        # Never by value: 1e300 is infinite in FP32, and no warning on stderr.
+        with np.errstate(over="ignore"):
+            return array.astype(target)
+    if target.kind in "iu" and array.dtype.kind in "iub" and np.can_cast(array.dtype, target):
+        return array.astype(target)
+    raise InvalidInput(f"input {name!r}: expected datatype {spec.datatype}, got {_datatype(array)}")
+
+
+def _check_rows(tensors: Tensors) -> None:
+    lengths = {name: len(array) for name, array in tensors.items()}
+    if len(set(lengths.values())) > 1:
+        listing = ", ".join(f"{name!r} {length}" for name, length in lengths.items())
+        raise InvalidInput(f"the columns differ in their number of rows: {listing}")
+
+
+def _datatype(array: NDArray[Any]) -> str:
+    return next(
+        (name for name, dtype in NUMPY_DTYPES.items() if dtype == array.dtype), str(array.dtype)
+    )
+
+
+def _shape_text(name: str, expected: tuple[int, ...], array: NDArray[Any]) -> str:
+    return f"input {name!r}: expected shape {list(expected)}, got {list(array.shape)}"
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))

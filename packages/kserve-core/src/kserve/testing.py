@@ -1,0 +1,235 @@
+"""For people who write servers: run one on a free port, in this process or in its own, and ask it.
+
+Everything here talks over real sockets on 127.0.0.1.
+"""
+
+import asyncio
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from http.client import HTTPConnection
+from types import TracebackType
+from typing import IO, Any, Final, Self
+
+import orjson
+
+from kserve.config import ServerConfig
+from kserve.model import BaseKServeModel
+from kserve.model_server import ModelServer
+
+_READY_LINE: Final = re.compile(r"REST on http://127\.0\.0\.1:(\d+)")
+_START_TIMEOUT_S: Final = 60
+_STOP_TIMEOUT_S: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An HTTP response.
+
+    Attributes:
+        status: The status code.
+        headers: Lower-case names.
+        body: The whole body.
+    """
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """Give the JSON value of the body."""
+        return orjson.loads(self.body)
+
+
+def request(
+    port: int,
+    method: str,
+    path: str,
+    body: bytes | Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+    *,
+    chunk_bytes: int | None = None,
+    timeout_s: float = 20,
+) -> Response:
+    """Send one request to 127.0.0.1 over a new connection, by `http.client`.
+
+    Args:
+        port: The server's port.
+        method: The method.
+        path: The path, with its query.
+        body: The body; a mapping is sent as JSON, without a Content-Type of its own.
+        headers: Request headers.
+        chunk_bytes: Send the body in pieces of this many bytes, each a segment of its own.
+        timeout_s: Seconds until a blocked read or write fails.
+    """
+    data = orjson.dumps(body) if isinstance(body, Mapping) else body
+    connection = HTTPConnection("127.0.0.1", port, timeout=timeout_s)
+    try:
+        connection.putrequest(method, path)
+        for name, value in (headers or {}).items():
+            connection.putheader(name, value)
+        if data is not None:
+            connection.putheader("Content-Length", str(len(data)))
+        connection.endheaders()
+        for start in range(0, len(data or b""), chunk_bytes or len(data or b"") or 1):
+            connection.send((data or b"")[start : start + (chunk_bytes or len(data or b""))])
+        answer = connection.getresponse()
+        lowered = {name.lower(): value for name, value in answer.getheaders()}
+        return Response(answer.status, lowered, answer.read())
+    finally:
+        connection.close()
+
+
+@contextmanager
+def serving(
+    models: list[BaseKServeModel] | dict[str, BaseKServeModel] | BaseKServeModel,
+    server: ModelServer | None = None,
+    **settings: Any,
+) -> Iterator[int]:
+    """Serve models from a thread of this process; gives the port.
+
+    Args:
+        models: As for `ModelServer.start`.
+        server: A server to use; made from `settings` if None. Its host must be 127.0.0.1.
+        settings: Fields of `ServerConfig`.
+
+    Raises:
+        RuntimeError: The server was not ready in 60 s, or did not end in 30 s.
+        Exception: Whatever `ModelServer.serve` raises, before it is ready or when it stops.
+    """
+    config = replace(ServerConfig(host="127.0.0.1", http_port=0), **settings)
+    model_server = server or ModelServer(config=config)
+    outcome = _Outcome()
+
+    def run() -> None:
+        try:
+            asyncio.run(model_server.serve(models, outcome.ready))
+        except Exception as exc:
+            outcome.error = exc
+        finally:
+            outcome.is_settled.set()
+
+    thread = threading.Thread(target=run, name="serving", daemon=True)
+    thread.start()
+    try:
+        outcome.is_settled.wait(_START_TIMEOUT_S)
+        if outcome.port:
+            yield outcome.port
+    finally:
+        model_server.stop()
+        thread.join(_STOP_TIMEOUT_S)
+    if outcome.error is not None:
+        raise outcome.error
+    if not outcome.port or thread.is_alive():
+        raise RuntimeError(f"the server did not {'stop' if outcome.port else 'start'}")
+
+
+@dataclass(slots=True)
+class _Outcome:
+    port: int = 0
+    error: Exception | None = None
+    is_settled: threading.Event = field(default_factory=threading.Event)
+
+    def ready(self, address: str) -> None:
+        self.port = int(address.rpartition(":")[2])
+        self.is_settled.set()
+
+
+class ServerProcess:
+    """`python -m MODULE ARGS` on a free port of 127.0.0.1, as a context manager.
+
+    Args:
+        module: The module, or the path of a script where it ends in `.py`.
+        args: The flags beside `--host` and `--http_port`.
+        env: The whole environment; that of this process if None.
+
+    Attributes:
+        port: The REST port.
+        stderr: What the process has written to stderr so far.
+        process: The process.
+    """
+
+    def __init__(self, module: str, *args: str, env: Mapping[str, str] | None = None) -> None:
+        target = [module] if module.endswith(".py") else ["-m", module]
+        self._command = [
+            *(sys.executable, *target, *args),
+            *("--host", "127.0.0.1", "--http_port", "0"),
+        ]
+        self._env = env
+        self._lines: list[str] = []
+        self._is_ready = threading.Event()
+        self.port = 0
+
+    @property
+    def stderr(self) -> str:
+        """What the process has written to stderr so far."""
+        return "".join(self._lines)
+
+    def __enter__(self) -> Self:
+        """Start the process and wait until it serves.
+
+        Raises:
+            RuntimeError: It ended or was not ready in 60 s; the text holds its stderr.
+        """
+        self.process = subprocess.Popen(
+            self._command,
+            env=self._env,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stderr is not None
+        self._reader = threading.Thread(target=self._read, args=(self.process.stderr,), daemon=True)
+        self._reader.start()
+        self._is_ready.wait(_START_TIMEOUT_S)
+        if not self.port:
+            self.stop()
+            raise RuntimeError(f"{' '.join(self._command)} did not start:\n{self.stderr}")
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop the process."""
+        self.stop()
+
+    def stop(self, sig: int = signal.SIGTERM) -> int:
+        """Send a signal, wait for the end, and give the exit code; kills after 30 s."""
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        try:
+            code = self.process.wait(_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        self._reader.join(_STOP_TIMEOUT_S)
+        return code
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Response:
+        """Send one request; see `kserve.testing.request`."""
+        return request(self.port, method, path, body, headers, **options)
+
+    def _read(self, stderr: IO[str]) -> None:
+        for line in stderr:
+            self._lines.append(line)
+            match = _READY_LINE.search(line)
+            if match:
+                self.port = int(match[1])
+                self._is_ready.set()
+        self._is_ready.set()
+        stderr.close()

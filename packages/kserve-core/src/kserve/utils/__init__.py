@@ -1,0 +1,1 @@
+"""Modules that exist for the import paths of KServe's SDK."""

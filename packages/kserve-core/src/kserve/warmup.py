@@ -1,0 +1,60 @@
+"""The request that a model answers before it is ready: no client waits for first-time work."""
+
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from kserve.artifact import local_path
+from kserve.errors import ModelLoadError
+from kserve.logging import logger
+from kserve.model import TensorModel
+from kserve.protocol.codec import v2_json
+from kserve.protocol.codec.dtypes import NUMPY_DTYPES
+from kserve.protocol.infer_type import InferInput, InferRequest
+from kserve.signature import TensorSpec
+
+# A V2 request as JSON, beside the artifact.
+WARMUP_FILE: Final = "warmup.json"
+
+
+def warm_up(model: TensorModel) -> None:
+    """Send a model its `warmup.json`, or else one invented row.
+
+    Raises:
+        ModelLoadError: The model cannot answer its `warmup.json`. An invented row that it cannot
+            answer only leaves a warning.
+    """
+    path = None if model.model_dir is None else local_path(model.model_dir) / WARMUP_FILE
+    if path is not None and path.is_file():
+        _send_file(model, path)
+    elif model.signature.inputs:
+        _send_invented(model)
+
+
+def _send_file(model: TensorModel, path: Path) -> None:
+    try:
+        model.infer(v2_json.decode(path.read_bytes(), model.name))
+    except Exception as exc:
+        raise ModelLoadError(f"{path}: the warm-up request failed: {exc}") from exc
+
+
+def _send_invented(model: TensorModel) -> None:
+    try:
+        tensors = [_invent(spec) for spec in model.signature.inputs]
+        model.infer(InferRequest(model.name, tensors))
+    except Exception as exc:
+        logger.warning(
+            "Model %s: an invented warm-up request failed (%s); put a %s beside the artifact",
+            model.name,
+            exc,
+            WARMUP_FILE,
+        )
+
+
+def _invent(spec: TensorSpec) -> InferInput:
+    shape = [1 if axis == -1 else axis for axis in spec.shape]
+    fill = "" if spec.datatype == "BYTES" else 0
+    return InferInput(
+        spec.name, shape, spec.datatype, np.full(shape, fill, NUMPY_DTYPES[spec.datatype])
+    )
