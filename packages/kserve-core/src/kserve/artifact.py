@@ -10,6 +10,9 @@ from kserve.errors import ModelLoadError, ModelMissingError
 # A directory listing in an error stays one readable line.
 _MAX_NAMES = 10
 
+# The file system's own, at the top of a volume.
+_LOST_AND_FOUND = "lost+found"
+
 
 def local_path(model_dir: str | os.PathLike[str]) -> Path:
     """Give the path of a model directory, which may be a `file://` address.
@@ -65,14 +68,18 @@ def find_artifact(model_dir: str | os.PathLike[str], suffixes: Sequence[str]) ->
 
 
 def list_model_directories(models_dir: str | os.PathLike[str]) -> list[str]:
-    """Give the sorted names of the visible sub-directories.
+    """Give the sorted names of the visible sub-directories, without `lost+found`.
 
     Raises:
         ModelMissingError: The directory does not exist.
         ModelLoadError: It cannot be read.
     """
     directory = local_path(models_dir)
-    return [name for name in list_directory(directory) if (directory / name).is_dir()]
+    return [
+        name
+        for name in list_directory(directory)
+        if name != _LOST_AND_FOUND and (directory / name).is_dir()
+    ]
 
 
 def list_directory(directory: Path) -> list[str]:

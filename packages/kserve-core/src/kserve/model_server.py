@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
@@ -14,8 +14,9 @@ import uvloop
 
 from kserve.config import ServerConfig, make_parser
 from kserve.context import set_predictor_config
+from kserve.directory_repository import DirectoryRepository
 from kserve.errors import NoModelReady, StartError
-from kserve.executor import run_in_new_thread
+from kserve.executor import run_in_new_thread, run_user_code
 from kserve.logging import configure_logging, logger
 from kserve.model import BaseKServeModel
 from kserve.model_repository import ModelRepository, ModelState, load, reason_of
@@ -23,6 +24,7 @@ from kserve.predictor_config import PredictorConfig
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest.app import Application
 from kserve.protocol.rest.server import RESTServer
+from kserve.watch import DirectoryWatch
 
 ExceptionHandler = Callable[[asyncio.AbstractEventLoop, dict[str, Any]], Any]
 Models = list[BaseKServeModel] | Mapping[str, BaseKServeModel] | BaseKServeModel
@@ -100,6 +102,8 @@ class ModelServer:
             self.registered_models,
             self.config.predictor,
             max_concurrent_predicts=self.config.max_concurrent_predicts,
+            repository_api=self.config.repository_api,
+            unload_timeout_s=self.config.grace_period_s,
         )
         self._exception_handler: ExceptionHandler | None = None
         self._stop_requested: asyncio.Event | None = None
@@ -135,8 +139,9 @@ class ModelServer:
 
         Args:
             models: Models, models by the name to serve them under, or one model.
-            load: Called on a thread before the port is bound, to load models that are not given
-                here: `registered_models.load_models` for one.
+            load: Called before the port is bound, on a thread unless it is async, to load models
+                that are not given here: `registered_models.load_models` for one. If it gives a
+                list of names, the server is ready only while these models are.
 
         Raises:
             RuntimeError: `models` is none of these.
@@ -181,7 +186,8 @@ class ModelServer:
             loading = asyncio.create_task(self._load(named, load))
             try:
                 if await self._completes(loading):
-                    await self._listen(on_ready)
+                    async with self._watching():
+                        await self._listen(on_ready)
             finally:
                 await _cancel(loading)
                 await self._stop_models()
@@ -215,11 +221,10 @@ class ModelServer:
         self, named: Mapping[str, BaseKServeModel], load: Callable[[], object] | None
     ) -> None:
         """Load all models side by side; those that fail are `unavailable`, if one is ready."""
-        if load is not None:
-            await run_in_new_thread(load)
+        loaded = None if load is None else await run_user_code(load)
         for name in named:
             self.registered_models.set_status(name, ModelState.LOADING)
-        self.dataplane.required_models = list(named)
+        self.dataplane.required_models = [*named, *(loaded if isinstance(loaded, list) else ())]
         results = await asyncio.gather(
             *(self._load_one(name, model) for name, model in named.items())
         )
@@ -237,6 +242,24 @@ class ModelServer:
             logger.error("Model %s cannot be loaded: %s", name, reason_of(exc), exc_info=exc)
             return exc
         return None
+
+    @contextlib.asynccontextmanager
+    async def _watching(self) -> AsyncIterator[None]:
+        """Follow the model directory where `--watch` says so and there is one."""
+        repository = self.registered_models
+        if not self.config.watch:
+            yield
+            return
+        if not isinstance(repository, DirectoryRepository):
+            logger.warning("watch: there is no model directory to follow")
+            yield
+            return
+        watch = DirectoryWatch(repository, self.dataplane.control, self.config.watch_interval_s)
+        watching = asyncio.create_task(watch.run())
+        try:
+            yield
+        finally:
+            await _cancel(watching)
 
     async def _completes(self, work: asyncio.Task[None]) -> bool:
         """Wait for a task or a request to stop, whichever comes first; True for the task.
@@ -290,6 +313,7 @@ class ModelServer:
         try:
             async with asyncio.timeout(self.config.grace_period_s):
                 results = await asyncio.gather(*stops, return_exceptions=True)
+                await self.dataplane.control.close()
         except TimeoutError:
             logger.error("Models did not stop in %d s", self.config.grace_period_s)
             return
