@@ -1,6 +1,7 @@
 """The models of a server by name, their states, and how they are loaded and unloaded."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ class ModelRepository:
         self.models: dict[str, BaseKServeModel] = {}
         self.models_dir = models_dir
         self._statuses: dict[str, ModelStatus] = {}
+        # Models are unloaded on threads.
+        self._lock = threading.Lock()
 
     def load_models(self) -> None:
         """Load every sub-directory of `models_dir` as a model of its name; blocks.
@@ -130,13 +133,15 @@ class ModelRepository:
         Raises:
             KeyError: There is none of this name, not even one that could not be loaded.
         """
-        model = self.models.pop(name, None)
-        status = self._statuses.pop(name, None)
+        with self._lock:
+            model = self.models.pop(name, None)
+            status = self._statuses.pop(name, None)
+            has_other_name = any(other is model for other in list(self.models.values()))
         if model is None and status is None:
             raise KeyError(f"model {name} does not exist")
         for state in ModelState:
             MODEL_STATE.remove(name, state.value)
-        if model is None or any(other is model for other in self.models.values()):
+        if model is None or has_other_name:
             return
         model.stop()
         if model.engine:

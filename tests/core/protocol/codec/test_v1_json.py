@@ -198,6 +198,25 @@ def test_splits_rows_of_numbers_by_position(n_rows: int) -> None:
     ]
 
 
+@pytest.mark.parametrize("n_rows", [2, 1000], ids=["small", "block"])
+def test_names_the_column_and_row_that_is_out_of_range(n_rows: int) -> None:
+    body = b'{"instances":[%b[1,1e300]]}' % (b"[1.000000,2]," * n_rows)
+    specs = (TensorSpec("a", "FP64", (-1,)), TensorSpec("b", "FP32", (-1,)))
+
+    with pytest.raises(InvalidInput) as caught:
+        v1_json.decode_tensors(body, "m", specs)
+
+    assert caught.value.reason == f"input 'b': the value at [{n_rows}] is 1e+300, which is no FP32"
+
+
+def test_keeps_a_large_uniform_table_together() -> None:
+    body = b'{"instances":[%b]}' % b",".join([b"[1.000000,2]"] * 1000)
+
+    request = v1_json.decode_tensors(body, "m", FLOATS, is_table=True)
+
+    assert tensors(request) == [Tensor("input-0", "FP64", [1000, 2], [1.0, 2.0] * 1000)]
+
+
 def test_makes_null_a_missing_number() -> None:
     request = v1_json.decode_tensors(b'{"instances":[[1,null]]}', "m", (A_FP32,))
 
@@ -463,6 +482,13 @@ def test_refuses_outputs_of_different_lengths() -> None:
     )
 
     with pytest.raises(InferenceError, match="number of rows"):
+        v1_json.encode_response(response)
+
+
+def test_an_output_that_is_no_json_is_the_models_fault() -> None:
+    response = InferResponse("1", "m", [InferOutput("y", [1], "BYTES", np.array([object()], "O"))])
+
+    with pytest.raises(InferenceError, match="not JSON serializable"):
         v1_json.encode_response(response)
 
 
