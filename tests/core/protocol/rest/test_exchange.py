@@ -489,13 +489,15 @@ def test_a_first_chunk_that_cannot_be_sent_has_a_status() -> None:
     [pytest.param(KeyError("secret"), id="raised"), pytest.param(object(), id="unsendable")],
 )
 def test_an_error_after_the_first_chunk_cuts_the_connection(
-    form: type[Streaming], chunk: object, entries: Entries
+    form: type[Streaming], chunk: object, entries: Entries, caplog: pytest.LogCaptureFixture
 ) -> None:
     with serving(form(["first", chunk, "never"])) as port, pytest.raises(IncompleteRead) as raised:
         request(port, "POST", "/v1/models/streaming:predict", {}, {"x-request-id": "id-1"})
 
     assert raised.value.partial == b"first"
     assert entries.wait_for(message="Request failed")["request_id"] == "id-1"
+    of_uvicorn = [r.getMessage() for r in caplog.records if r.name == "uvicorn.error"]
+    assert of_uvicorn == ["ASGI callable returned without completing response."]
 
 
 def test_any_async_iterator_is_a_stream() -> None:
@@ -515,6 +517,26 @@ def test_any_async_iterator_is_a_stream() -> None:
         response = request(port, "POST", "/v1/models/calling:predict", {})
 
     assert response.body == b"xx"
+
+
+def test_an_iterator_that_holds_something_is_closed_after_an_error() -> None:
+    closed = threading.Event()
+
+    class Chunks:
+        def __aiter__(self) -> "Chunks":
+            return self
+
+        async def __anext__(self) -> Any:
+            return object()
+
+        async def aclose(self) -> None:
+            closed.set()
+
+    with serving(_answering(Chunks())) as port:
+        response = request(port, "POST", "/v1/models/calling:predict", {})
+
+    assert response.status == 500
+    assert closed.is_set()
 
 
 def test_response_headers_of_a_stream_are_sent() -> None:
