@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kserve.errors import ModelLoadError
@@ -122,3 +123,15 @@ def test_a_file_that_fails_fails_the_load(
         warm_up(model)
 
     assert str(caught.value) == f"{tmp_path}/warmup.json: the warm-up request failed: {reason}"
+
+
+def test_sends_the_example_row_of_a_model_that_has_one() -> None:
+    class Choosy(Recorder):
+        def example_row(self) -> Tensors:
+            return {"text": np.array(["Ghent"], dtype=np.object_)}
+
+    model = Choosy((TensorSpec("text", "BYTES", (-1,)),))
+
+    warm_up(model)
+
+    assert [tensors["text"].tolist() for tensors in model.asked] == [["Ghent"]]

@@ -1,4 +1,5 @@
 import asyncio
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from kserve import InferInput, InferOutput, InferRequest, InferResponse, RequestedOutput
 from kserve.errors import InvalidInput, ModelLoadError, ModelMissingError
+from kserve.warmup import warm_up
 from sklearnserver import SKLearnModel, SKLearnModelRepository
 
 ROWS = [[6.8, 2.8, 4.8, 1.4], [6.0, 3.4, 4.5, 1.6]]
@@ -588,3 +590,27 @@ def test_selects_columns_by_dtype_as_at_fit(tmp_path: Path) -> None:
     answer = model.predict({"instances": frame.to_dict(orient="records")})
 
     assert answer == {"predictions": pytest.approx(estimator.predict(frame).tolist())}
+
+
+def test_columns_of_booleans_are_numbers(tmp_path: Path) -> None:
+    frame = HOUSES[["floor"]].assign(has_garden=[True, False, True, True, False, True])
+    estimator = LinearRegression().fit(frame, PRICES)
+    model = serve(tmp_path, estimator)
+
+    answer = model.predict({"instances": [{"floor": 1, "has_garden": True}]})
+
+    expected = estimator.predict(frame.head(1))
+    assert answer == {"predictions": expected.tolist()}
+
+
+def test_the_warm_up_knows_the_categories_of_an_encoder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("kserve"), "propagate", True)
+    encoder = ColumnTransformer([("city", OneHotEncoder(handle_unknown="error"), ["city"])])
+    cities = HOUSES[["city"]].dropna()
+    model = serve(tmp_path, make_pipeline(encoder, LinearRegression()).fit(cities, PRICES[:5]))
+
+    warm_up(model)
+
+    assert [record.getMessage() for record in caplog.records if record.levelno > 20] == []

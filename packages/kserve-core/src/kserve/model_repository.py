@@ -66,7 +66,7 @@ class ModelRepository:
             try:
                 self.load_model(name)
             except Exception as exc:
-                self.set_status(name, ModelState.UNAVAILABLE, reason_of(exc))
+                self.set_status(name, ModelState.UNAVAILABLE, public_reason_of(exc))
                 logger.error("Model %s cannot be loaded: %s", name, reason_of(exc))
 
     def set_models_dir(self, models_dir: str) -> None:
@@ -83,7 +83,7 @@ class ModelRepository:
 
     def names(self) -> list[str]:
         """Give the names of all models, those that could not be loaded included."""
-        return list({**self.models, **self._statuses})
+        return list({**self._statuses, **self.models})
 
     async def is_model_ready(self, name: str) -> bool:
         """Say whether a model is there and healthy; a plain `healthy` runs on a thread."""
@@ -236,6 +236,13 @@ def reason_of(exc: BaseException) -> str:
     if isinstance(exc, StartError):
         return text
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+
+
+def public_reason_of(exc: BaseException) -> str:
+    """Give the line that clients may read: the server's own reasons, of others only the kind."""
+    if isinstance(exc, StartError):
+        return reason_of(exc)
+    return f"Its load raised {type(exc).__name__}; the log says more."
 
 
 # While `load` runs, `ready` is this: false to whoever asks, and told apart from a False that the

@@ -57,6 +57,7 @@ class ServedEstimator:
         calls: The methods that it has, by name.
         method: The name of the one that answers by default.
         method_outputs: The method of each output that only comes on request.
+        example_row: One row that its methods can take; None where nothing can be invented.
     """
 
     signature: Signature
@@ -64,6 +65,7 @@ class ServedEstimator:
     calls: Mapping[str, Call]
     method: str
     method_outputs: Mapping[str, str]
+    example_row: Tensors | None
 
 
 def describe(estimator: Any, method: str | None, owner: str) -> ServedEstimator:
@@ -94,6 +96,7 @@ def describe(estimator: Any, method: str | None, owner: str) -> ServedEstimator:
         calls=calls,
         method=method,
         method_outputs={spec.name: name for name, specs in optional.items() for spec in specs},
+        example_row=inputs.example and {name: rows[:1] for name, rows in inputs.example.items()},
     )
 
 

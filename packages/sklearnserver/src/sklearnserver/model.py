@@ -87,6 +87,10 @@ class SKLearnModel(TensorModel):
         self.ready = True
         return self.ready
 
+    def example_row(self) -> Tensors | None:
+        """Give a row of categories that the encoders know."""
+        return None if self._served is None else self._served.example_row
+
     def predict_tensors(self, tensors: Tensors, options: PredictOptions) -> Tensors:
         """Call the method, or that of the parameter `method`, and those of requested outputs.
 

@@ -517,3 +517,20 @@ def test_predictions_sent_back_as_inputs_are_the_same_numbers(rows: list[list[fl
     request = v1_json.decode_tensors(body.replace(b"predictions", b"instances"), "m", ())
 
     assert request.inputs[0].as_numpy().tobytes() == array.tobytes()
+
+
+def test_a_column_of_booleans_is_bool_whatever_number_the_model_takes() -> None:
+    specs = (TensorSpec("area", "FP64", (-1,)), TensorSpec("has_garden", "FP64", (-1,)))
+
+    by_name = v1_json.decode_tensors(
+        b'{"instances":[{"area":50,"has_garden":true},{"area":80,"has_garden":false}]}', "m", specs
+    )
+    by_position = v1_json.decode_tensors(
+        b'{"instances":[[50,true],[80,false]]}', "m", specs, is_table=True
+    )
+
+    for request in (by_name, by_position):
+        assert [(each.datatype, each.as_numpy().tolist()) for each in request.inputs] == [
+            ("FP64", [50.0, 80.0]),
+            ("BOOL", [True, False]),
+        ]

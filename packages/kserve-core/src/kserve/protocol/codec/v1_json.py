@@ -257,6 +257,9 @@ def _tensor(name: str, data: list[Any] | NumberBlock, spec: InputSpec | None) ->
     datatype = spec.datatype if spec is not None and spec.exact else None
     if isinstance(data, NumberBlock):
         return _infer_input(name, data.to_array(datatype).reshape(data.shape))
+    if data and set(map(type, data)) == {bool} and datatype != "BYTES":
+        # V1 names no datatype, so these are BOOL, which the signature turns into any number.
+        datatype = None
     owner = f"input {name!r}"
     return _infer_input(name, tensor_from_list(data, datatype, owner, null_text=True))
 
