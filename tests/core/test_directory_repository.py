@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from kserve.directory_repository import DirectoryRepository
-from kserve.errors import InvalidInput, ModelLoadError, ModelMissingError, ModelNotFound, NoModelReady
+from kserve.errors import (
+    InvalidInput,
+    ModelLoadError,
+    ModelMissingError,
+    ModelNotFound,
+    NoModelReady,
+)
 from kserve.model import Model
 from kserve.model_repository import IndexEntry, ModelRepository, ModelState, ModelStatus
 
@@ -100,7 +106,7 @@ async def test_the_old_version_serves_while_the_newest_cannot_be_loaded(tmp_path
     with pytest.raises(ValueError, match="invalid literal"):
         await repository.load("m")
 
-    reason = "ValueError: invalid literal for int() with base 10: 'x'"
+    reason = "Its load raised ValueError; the log says more."
     assert numbers(repository, "m") == {"1": 1}
     assert repository.index() == [
         IndexEntry("m", "1", READY),

@@ -128,9 +128,7 @@ def test_every_error_is_drawn_in_the_docstring(cls: type[InferenceServerError]) 
         ),
     ],
 )
-def test_a_client_gets_status_and_text(
-    error: Exception, described: tuple[int, str, str]
-) -> None:
+def test_a_client_gets_status_and_text(error: Exception, described: tuple[int, str, str]) -> None:
     assert describe(error) == described
 
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
+
 from kserve.executor import (
     ModelThreads,
     awaited,
@@ -85,7 +86,8 @@ async def test_as_many_calls_run_at_the_same_time_as_there_are_threads() -> None
 
 async def test_a_call_that_was_cancelled_while_it_waited_never_starts() -> None:
     threads = ModelThreads("cancelled")
-    release, started = threading.Event(), []
+    release = threading.Event()
+    started: list[str] = []
 
     blocking = threads.submit(release.wait, _JOIN_S)
     waiting = asyncio.ensure_future(threads.run(started.append, "waiting"))
@@ -225,10 +227,10 @@ class Payload:
 
 
 @pytest.mark.parametrize("raises", [False, True], ids=["result", "exception"])
-async def test_holds_no_payload_after_the_call(raises: bool) -> None:
+async def test_an_idle_thread_holds_no_payload_of_its_last_call(raises: bool) -> None:
     threads = ModelThreads("frugal")
-    payload = Payload()
-    watched = weakref.ref(payload)
+    payload, is_freed = Payload(), threading.Event()
+    weakref.finalize(payload, is_freed.set)
 
     def handle(payload: Payload) -> Payload:
         if raises:
@@ -242,10 +244,8 @@ async def test_holds_no_payload_after_the_call(raises: bool) -> None:
         except ValueError:
             pass
         del payload
-        # The thread lets go of the first call before it takes the second.
-        await threads.run(int)
 
-        assert watched() is None
+        assert await run_in_new_thread(is_freed.wait, _JOIN_S)
     finally:
         gc.enable()
 

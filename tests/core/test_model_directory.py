@@ -225,7 +225,7 @@ async def test_waits_for_a_directory_and_says_so(
 
 async def said(caplog: Any, start: str) -> None:
     async with asyncio.timeout(10):
-        while not any(record.message.startswith(start) for record in caplog.records):
+        while not any(r.message.startswith(start) for r in caplog.records):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 

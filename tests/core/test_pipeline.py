@@ -9,10 +9,11 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+from prometheus_client import REGISTRY
+
 from kserve.executor import ModelThreads, run_in_new_thread
 from kserve.model import Model
 from kserve.pipeline import HandlerPipeline, is_default_handler
-from prometheus_client import REGISTRY
 
 pytestmark = pytest.mark.anyio
 
@@ -149,7 +150,6 @@ R: dict[str, str] = {}
             id="payload named headers",
         ),
         pytest.param(functools.partial(every, 0), [0, "p", H], [0, "p", H, R], id="partial"),
-        pytest.param(functools.partial(with_three, headers=1), ["p", 1], ["p", 1], id="bound"),
         pytest.param(Arguments(), ["p", H], ["p", H], id="callable object"),
         pytest.param(Untold(), ["p"], ["p"], id="no signature"),
     ],
@@ -161,11 +161,7 @@ async def test_gives_a_handler_as_many_arguments_as_it_takes(
         (await run(model_with("m", wants, predict=handler), "p"))[0] for wants in (False, True)
     ]
 
-    # A partial that fixes `headers` takes response headers as a keyword, which it names.
-    if isinstance(handler, functools.partial) and handler.keywords:
-        assert results == [["p", 1, R], ["p", 1, R]]
-    else:
-        assert results == [plain, with_response_headers]
+    assert results == [plain, with_response_headers]
 
 
 @pytest.mark.parametrize("name", ["preprocess", "explain", "postprocess"])
@@ -173,7 +169,7 @@ async def test_other_handlers_take_as_few_arguments(name: str) -> None:
     verb = "explain" if name == "explain" else "predict"
     handlers = {"predict": lambda payload: payload, name: lambda payload: [name, payload]}
 
-    result, _ = await run(model_with(**handlers), verb=verb)
+    result, _ = await run(model_with("m", False, **handlers), verb=verb)
 
     assert result == [name, "payload"]
 
@@ -346,7 +342,7 @@ async def test_a_wrapper_around_a_default_handler_is_called() -> None:
 
     class Traced(Model):
         @functools.wraps(Model.preprocess)
-        async def preprocess(self, payload: Any, headers: dict[str, str] | None = None) -> Any:
+        async def preprocess(self, payload: Any, headers: Any = None) -> Any:  # type: ignore[override]
             seen.append(payload)
             return await super().preprocess(payload, headers)
 

@@ -35,6 +35,7 @@ from kserve.model_repository import (
     check_model_name,
     load,
     load_blocking,
+    public_reason_of,
     reason_of,
 )
 
@@ -260,10 +261,10 @@ class DirectoryRepository(ModelRepository):
         """Record why loads failed, beside the failures of versions that were not tried again."""
         before = self.failures(name)
         reasons = {version: before[version] for version in kept if version in before}
-        reasons |= {version: reason_of(exc) for version, exc in errors.items()}
+        reasons |= {version: public_reason_of(exc) for version, exc in errors.items()}
         self.set_failures(name, reasons)
         if errors and name not in self.models:
-            reason = without_paths(reason_of(next(iter(errors.values()))))
+            reason = without_paths(public_reason_of(next(iter(errors.values()))))
             self.set_status(name, ModelState.UNAVAILABLE, reason)
 
     def _serving(self, name: str) -> dict[str, BaseKServeModel]:

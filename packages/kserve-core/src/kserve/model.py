@@ -271,6 +271,10 @@ class TensorModel(Model):
         """
         raise NotImplementedError(f"{type(self).__name__} defines no predict_tensors")
 
+    def example_row(self) -> Tensors | None:
+        """Give one row that the model can answer, for the warm-up; None leaves it to invent one."""
+        return None
+
     def get_input_types(self) -> list[dict[str, Any]]:
         """Give the metadata of the signature's inputs."""
         return [spec.metadata() for spec in self.signature.inputs]

@@ -17,6 +17,7 @@ from kserve.model_repository import (
     IndexEntry,
     ModelRepository,
     check_model_name,
+    public_reason_of,
     reason_of,
     stop,
 )
@@ -100,7 +101,7 @@ class ModelControl:
                 # The text of an error of ours says it all.
                 trace = None if isinstance(exc, StartError) else exc
                 logger.error("Model %s cannot be loaded: %s", name, reason_of(exc), exc_info=trace)
-                raise ModelNotReady(name, without_paths(reason_of(exc))) from exc
+                raise ModelNotReady(name, without_paths(public_reason_of(exc))) from exc
             finally:
                 gone = [model for model in before if not registry.is_served(model)]
                 del before

@@ -1,8 +1,9 @@
 """The models of a server by name, their states, and how they are loaded and unloaded."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from time import perf_counter
@@ -68,6 +69,9 @@ class ModelRepository:
         self._versions: dict[str, Mapping[str, BaseKServeModel]] = {}
         self._failures: dict[str, Mapping[str, str]] = {}
 
+        # Models are unloaded on threads.
+        self._lock = threading.Lock()
+
     @property
     def loads_by_name(self) -> bool:
         """Whether a model can be loaded by its name while the server runs."""
@@ -91,7 +95,7 @@ class ModelRepository:
             try:
                 self.load_model(name)
             except Exception as exc:
-                self.set_status(name, ModelState.UNAVAILABLE, reason_of(exc))
+                self.set_status(name, ModelState.UNAVAILABLE, public_reason_of(exc))
                 logger.error("Model %s cannot be loaded: %s", name, reason_of(exc))
 
     def set_models_dir(self, models_dir: str) -> None:
@@ -214,20 +218,23 @@ class ModelRepository:
         Raises:
             KeyError: There is none of this name, not even one that could not be loaded.
         """
-        if name not in self.names():
+        with self._lock:
+            removed = self.objects_of(name)
+            self.models.pop(name, None)
+            self._versions.pop(name, None)
+            self._failures.pop(name, None)
+            status = self._statuses.pop(name, None)
+            without_name = [model for model in removed if not self.is_served(model)]
+        if not removed and status is None:
             raise KeyError(f"model {name} does not exist")
-        removed = self.objects_of(name)
-        self.models.pop(name, None)
-        self._versions.pop(name, None)
-        self._failures.pop(name, None)
-        if self._statuses.pop(name, None) is not None:
-            for state in ModelState:
+        for state in ModelState:
+            with suppress(KeyError):
                 MODEL_STATE.remove(name, state.value)
-        return [model for model in removed if not self.is_served(model)]
+        return without_name
 
     def is_served(self, model: BaseKServeModel) -> bool:
         """Say whether a model is here, under any name."""
-        return any(other is model for name in self.models for other in self.objects_of(name))
+        return any(other is model for name in list(self.models) for other in self.objects_of(name))
 
     def _entries(self, name: str) -> list[IndexEntry]:
         failures = dict(self.failures(name))
@@ -314,6 +321,13 @@ def reason_of(exc: BaseException) -> str:
     if isinstance(exc, StartError):
         return text
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+
+
+def public_reason_of(exc: BaseException) -> str:
+    """Give the line that clients may read: the server's own reasons, of others only the kind."""
+    if isinstance(exc, StartError):
+        return reason_of(exc)
+    return f"Its load raised {type(exc).__name__}; the log says more."
 
 
 # While `load` runs, `ready` is this: false to whoever asks, and told apart from a False that the

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
@@ -27,7 +27,7 @@ from kserve.protocol.rest.server import RESTServer
 from kserve.watch import DirectoryWatch
 
 ExceptionHandler = Callable[[asyncio.AbstractEventLoop, dict[str, Any]], Any]
-Models = list[BaseKServeModel] | Mapping[str, BaseKServeModel] | BaseKServeModel
+Models = Sequence[BaseKServeModel] | Mapping[str, BaseKServeModel] | BaseKServeModel
 
 # For user code: `argparse.ArgumentParser(parents=[kserve.model_server.parser])`.
 parser = make_parser()
@@ -209,13 +209,16 @@ class ModelServer:
         signals = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT) if is_main else ()
         loop, stop_requested = self._loop, self._stop_requested
         assert loop is not None and stop_requested is not None
+        before = {sig: signal.getsignal(sig) for sig in signals}
         for sig in signals:
             loop.add_signal_handler(sig, stop_requested.set)
         try:
             yield
         finally:
-            for sig in signals:
+            for sig, handler in before.items():
                 loop.remove_signal_handler(sig)
+                # None is a handler that is not of Python.
+                signal.signal(sig, handler or signal.SIG_DFL)
 
     async def _load(
         self, named: Mapping[str, BaseKServeModel], load: Callable[[], object] | None
@@ -345,7 +348,7 @@ def _by_name(models: object) -> dict[str, BaseKServeModel]:
         models = [models]
     if isinstance(models, Mapping):
         named = dict(models)
-    elif isinstance(models, list):
+    elif isinstance(models, list | tuple):
         _check_types(models)
         named = {model.name: model for model in models}
         if len(named) < len(models):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kserve.dataframes import import_pandas
 from kserve.errors import InferenceError, InvalidInput
 from kserve.protocol.codec.arrays import decode_texts
 from kserve.protocol.codec.dtypes import from_np_dtype
@@ -117,13 +118,12 @@ def _rows(instances: list[Any]) -> NDArray[Any]:
 
 
 def _frame(instances: list[Any], columns: list[str] | None) -> "pd.DataFrame":
-    import pandas as pd
-
     rows = [row for item in instances for row in (item if isinstance(item, list) else [item])]
     types = set(map(type, rows))
     if types != {dict}:
         names = sorted(kind.__name__ for kind in types)
         raise InvalidInput(f"expected each row to be an object, got rows of types {names}")
+    pd = import_pandas()
     cells = {kind for row in rows for kind in map(type, row.values())}
     if not cells & {list, dict}:
         return pd.DataFrame(rows, columns=columns)

@@ -71,9 +71,8 @@ class Signature:
         if len(self.inputs) == 1:
             spec = self.inputs[0]
             if len(given) != 1:
-                raise InvalidInput(
-                    f"expected one input, {spec.name!r}, got {len(given)}: {_names(given)}"
-                )
+                got = f"{len(given)}: {_names(given)}" if given else "none"
+                raise InvalidInput(f"expected one input, {spec.name!r}, got {got}")
             ((name, array),) = given.items()
             return {spec.name: _conform(array, spec, name)}
         self._check_names(given)

@@ -19,8 +19,7 @@ from typing import IO, Any, Final, Self
 import orjson
 
 from kserve.config import ServerConfig
-from kserve.model import BaseKServeModel
-from kserve.model_server import ModelServer
+from kserve.model_server import Models, ModelServer
 
 _READY_LINE: Final = re.compile(r"REST on http://127\.0\.0\.1:(\d+)")
 _START_TIMEOUT_S: Final = 60
@@ -70,7 +69,7 @@ def request(
     data = orjson.dumps(body) if isinstance(body, Mapping) else body
     connection = HTTPConnection("127.0.0.1", port, timeout=timeout_s)
     try:
-        connection.putrequest(method, path)
+        connection.putrequest(method, path, skip_accept_encoding=True)
         for name, value in (headers or {}).items():
             connection.putheader(name, value)
         if data is not None:
@@ -87,7 +86,7 @@ def request(
 
 @contextmanager
 def serving(
-    models: list[BaseKServeModel] | dict[str, BaseKServeModel] | BaseKServeModel,
+    models: Models,
     server: ModelServer | None = None,
     **settings: Any,
 ) -> Iterator[int]:

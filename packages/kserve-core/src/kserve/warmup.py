@@ -1,16 +1,17 @@
 """The request that a model answers before it is ready: no client waits for first-time work."""
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kserve.artifact import local_path
 from kserve.errors import ModelLoadError
 from kserve.logging import logger
 from kserve.model import TensorModel
 from kserve.protocol.codec import v2_json
-from kserve.protocol.codec.dtypes import NUMPY_DTYPES
+from kserve.protocol.codec.dtypes import NUMPY_DTYPES, from_np_dtype
 from kserve.protocol.infer_type import InferInput, InferRequest
 from kserve.signature import TensorSpec
 
@@ -19,7 +20,7 @@ WARMUP_FILE: Final = "warmup.json"
 
 
 def warm_up(model: TensorModel) -> None:
-    """Send a model its `warmup.json`, or else one invented row.
+    """Send a model its `warmup.json`, or else its `example_row`, or else a row of zeros.
 
     Raises:
         ModelLoadError: The model cannot answer its `warmup.json`. An invented row that it cannot
@@ -41,8 +42,12 @@ def _send_file(model: TensorModel, path: Path) -> None:
 
 def _send_invented(model: TensorModel) -> None:
     try:
-        tensors = [_invent(spec) for spec in model.signature.inputs]
-        model.infer(InferRequest(model.name, tensors))
+        row = model.example_row() or {spec.name: _invent(spec) for spec in model.signature.inputs}
+        inputs = [
+            InferInput(name, list(array.shape), _datatype(array), array)
+            for name, array in row.items()
+        ]
+        model.infer(InferRequest(model.name, inputs))
     except Exception as exc:
         logger.warning(
             "Model %s: an invented warm-up request failed (%s); put a %s beside the artifact",
@@ -52,9 +57,13 @@ def _send_invented(model: TensorModel) -> None:
         )
 
 
-def _invent(spec: TensorSpec) -> InferInput:
+def _invent(spec: TensorSpec) -> NDArray[Any]:
     shape = [1 if axis == -1 else axis for axis in spec.shape]
     fill = "" if spec.datatype == "BYTES" else 0
-    return InferInput(
-        spec.name, shape, spec.datatype, np.full(shape, fill, NUMPY_DTYPES[spec.datatype])
-    )
+    return np.full(shape, fill, NUMPY_DTYPES[spec.datatype])
+
+
+def _datatype(array: NDArray[Any]) -> str:
+    datatype = from_np_dtype(array.dtype)
+    assert datatype is not None
+    return datatype

@@ -198,6 +198,25 @@ def test_splits_rows_of_numbers_by_position(n_rows: int) -> None:
     ]
 
 
+@pytest.mark.parametrize("n_rows", [2, 1000], ids=["small", "block"])
+def test_names_the_column_and_row_that_is_out_of_range(n_rows: int) -> None:
+    body = b'{"instances":[%b[1,1e300]]}' % (b"[1.000000,2]," * n_rows)
+    specs = (TensorSpec("a", "FP64", (-1,)), TensorSpec("b", "FP32", (-1,)))
+
+    with pytest.raises(InvalidInput) as caught:
+        v1_json.decode_tensors(body, "m", specs)
+
+    assert caught.value.reason == f"input 'b': the value at [{n_rows}] is 1e+300, which is no FP32"
+
+
+def test_keeps_a_large_uniform_table_together() -> None:
+    body = b'{"instances":[%b]}' % b",".join([b"[1.000000,2]"] * 1000)
+
+    request = v1_json.decode_tensors(body, "m", FLOATS, is_table=True)
+
+    assert tensors(request) == [Tensor("input-0", "FP64", [1000, 2], [1.0, 2.0] * 1000)]
+
+
 def test_makes_null_a_missing_number() -> None:
     request = v1_json.decode_tensors(b'{"instances":[[1,null]]}', "m", (A_FP32,))
 
@@ -466,6 +485,13 @@ def test_refuses_outputs_of_different_lengths() -> None:
         v1_json.encode_response(response)
 
 
+def test_an_output_that_is_no_json_is_the_models_fault() -> None:
+    response = InferResponse("1", "m", [InferOutput("y", [1], "BYTES", np.array([object()], "O"))])
+
+    with pytest.raises(InferenceError, match="not JSON serializable"):
+        v1_json.encode_response(response)
+
+
 def test_points_from_bytes_that_are_no_text_to_binary_output() -> None:
     response = InferResponse("1", "m", [InferOutput("y", [1], "BYTES", np.array([b"\xff"], "O"))])
 
@@ -491,3 +517,20 @@ def test_predictions_sent_back_as_inputs_are_the_same_numbers(rows: list[list[fl
     request = v1_json.decode_tensors(body.replace(b"predictions", b"instances"), "m", ())
 
     assert request.inputs[0].as_numpy().tobytes() == array.tobytes()
+
+
+def test_a_column_of_booleans_is_bool_whatever_number_the_model_takes() -> None:
+    specs = (TensorSpec("area", "FP64", (-1,)), TensorSpec("has_garden", "FP64", (-1,)))
+
+    by_name = v1_json.decode_tensors(
+        b'{"instances":[{"area":50,"has_garden":true},{"area":80,"has_garden":false}]}', "m", specs
+    )
+    by_position = v1_json.decode_tensors(
+        b'{"instances":[[50,true],[80,false]]}', "m", specs, is_table=True
+    )
+
+    for request in (by_name, by_position):
+        assert [(each.datatype, each.as_numpy().tolist()) for each in request.inputs] == [
+            ("FP64", [50.0, 80.0]),
+            ("BOOL", [True, False]),
+        ]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from kserve.dataframes import import_pandas
 from kserve.errors import InferenceError, InvalidInput
 from kserve.protocol.codec.arrays import list_from_array
 from kserve.protocol.codec.bytes_tensor import decode_bytes_tensor, encode_bytes_tensor
@@ -173,10 +174,9 @@ class InferRequest:
 
         Raises:
             InvalidInput: An input is not one column, shape (n_rows,) or (n_rows, 1), or two
-                inputs differ in their number of rows.
+                inputs differ in their number of rows, or pandas is not installed.
         """
-        import pandas as pd
-
+        pd = import_pandas()
         columns = {tensor.name: _column(tensor) for tensor in self.inputs}
         counts = {name: len(column) for name, column in columns.items()}
         if len(set(counts.values())) > 1:

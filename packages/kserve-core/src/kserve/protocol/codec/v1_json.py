@@ -238,11 +238,14 @@ def _block_by_position(
         return [_tensor(_TENSOR_NAME, rows, matrix_spec)]
     if not all(spec.exact and spec.datatype in ("FP32", "FP64") for spec in inputs):
         raise InvalidInput("the plain way looks at each column")
-    table = rows.to_array("FP64").reshape(rows.shape)
-    return [
-        _infer_input(spec.name, narrow(table[:, index], NUMPY_DTYPES[spec.datatype]))
-        for index, spec in enumerate(inputs)
-    ]
+    columns = np.ascontiguousarray(rows.to_array("FP64").reshape(rows.shape).T)
+    try:
+        return [
+            _infer_input(spec.name, narrow(column, NUMPY_DTYPES[spec.datatype]))
+            for spec, column in zip(inputs, columns, strict=True)
+        ]
+    except OverflowError as error:
+        raise InvalidInput("the plain way names the value") from error
 
 
 def _matrix_spec(inputs: Sequence[InputSpec]) -> InputSpec | None:
@@ -254,6 +257,9 @@ def _tensor(name: str, data: list[Any] | NumberBlock, spec: InputSpec | None) ->
     datatype = spec.datatype if spec is not None and spec.exact else None
     if isinstance(data, NumberBlock):
         return _infer_input(name, data.to_array(datatype).reshape(data.shape))
+    if data and set(map(type, data)) == {bool} and datatype != "BYTES":
+        # V1 names no datatype, so these are BOOL, which the signature turns into any number.
+        datatype = None
     owner = f"input {name!r}"
     return _infer_input(name, tensor_from_list(data, datatype, owner, null_text=True))
 

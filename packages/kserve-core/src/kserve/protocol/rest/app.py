@@ -112,6 +112,11 @@ class Application(Starlette):
 
         return application
 
+    def leave(self, rest_app: RestApp) -> None:
+        """Forget a server that has stopped, and with it its models."""
+        if self.rest_app is rest_app:
+            self.rest_app = None
+
     async def _serve_rest(self, scope: Scope, receive: Receive, send: Send) -> None:
         rest_app = scope.get(_REST_APP) or self.rest_app
         if rest_app is None:

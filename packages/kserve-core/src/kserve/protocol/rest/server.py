@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final, cast
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from kserve.errors import StartError
 from kserve.protocol.dataplane import DataPlane
@@ -44,11 +45,11 @@ class RESTServer:
         grace_period: int = 30,
         log_requests: bool = True,
     ) -> None:
-        self.app = app
         self.dataplane = data_plane
         self._host = host
         self._port = http_port
-        self._log_requests = log_requests
+        self._rest_app = RestApp(data_plane, log_requests=log_requests)
+        self._app = _imported() if isinstance(app, str) else app
         self._task: asyncio.Task[None] | None = None
         self.config = uvicorn.Config(
             self.create_application(),
@@ -63,14 +64,9 @@ class RESTServer:
             timeout_graceful_shutdown=grace_period,
         )
 
-    def create_application(self) -> Any:
-        """Give the ASGI application and attach it to the process-wide one."""
-        if isinstance(self.app, str):
-            from kserve.model_server import app
-
-            self.app = app
-        rest_app = RestApp(self.dataplane, log_requests=self._log_requests)
-        return self.app.around(rest_app)
+    def create_application(self) -> ASGIApp:
+        """Give the ASGI application: the server's routes, inside what user code has added."""
+        return self._app.around(self._rest_app)
 
     async def start(self) -> str:
         """Listen and serve; gives the address, `http://host:port`.
@@ -86,6 +82,7 @@ class RESTServer:
         self._task.add_done_callback(lambda _: has_started.set())
         await has_started.wait()
         if self._task.done():
+            listener.close()
             self._task.result()
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -94,6 +91,7 @@ class RESTServer:
         if self._task is not None:
             self._server.should_exit = True
             await self._task
+        self._app.leave(self._rest_app)
 
 
 class _Uvicorn(uvicorn.Server):
@@ -110,6 +108,12 @@ class _Uvicorn(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _imported() -> Application:
+    from kserve.model_server import app
+
+    return cast(Application, app)
 
 
 def _listen(host: str, port: int) -> socket.socket:

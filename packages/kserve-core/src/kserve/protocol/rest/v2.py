@@ -4,6 +4,7 @@ Source: Open Inference Protocol v2,
 https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
 """
 
+from copy import copy
 from typing import Any
 
 from starlette.requests import Request
@@ -89,6 +90,8 @@ def _encode(result: Any, request_id: str) -> EncodedJson:
     if not isinstance(result, InferResponse):
         return v1_json.encode(result)
     if result.id is None:
+        # The model may keep the object and give it again.
+        result = copy(result)
         result.id = request_id
     return v2_json.encode(result)
 

@@ -1,0 +1,156 @@
+"""The scikit-learn model and the repository of several."""
+
+import argparse
+import os
+from typing import Any, Final, Self
+
+from kserve.artifact import find_artifact
+from kserve.directory_repository import DirectoryRepository
+from kserve.errors import InvalidInput, ModelMissingError
+from kserve.logging import logger
+from kserve.model import PredictOptions, TensorModel
+from kserve.model_repository import MODEL_MOUNT_DIRS
+from kserve.signature import Tensors
+from sklearnserver.estimator import METHODS, ServedEstimator, describe, name_result
+from sklearnserver.loading import load_estimator
+from sklearnserver.parts import use_one_thread
+
+_ALLOW_PICKLE_VARIABLE: Final = "KSERVE_ALLOW_PICKLE"
+# Upstream's switch.
+_PREDICT_PROBA_VARIABLE: Final = "PREDICT_PROBA"
+
+
+class SKLearnModel(TensorModel):
+    """A fitted estimator of scikit-learn's kind.
+
+    Args:
+        name: The name under which it is served.
+        model_dir: The directory of the artifact, or a `file://` address of it.
+        method: The method that answers; one of `METHODS`. If None, `predict`, or `predict_proba`
+            where the environment says `PREDICT_PROBA=true` and the estimator has it, or `transform`
+            where it has no `predict`.
+        allow_pickle: Load any pickle, which can run any code. If None, only where the environment
+            says `KSERVE_ALLOW_PICKLE=true`.
+    """
+
+    platform = "sklearn"
+    artifact_suffixes = (".joblib", ".pkl", ".pickle", ".skops")
+
+    def __init__(
+        self,
+        name: str,
+        model_dir: str,
+        *,
+        method: str | None = None,
+        allow_pickle: bool | None = None,
+    ) -> None:
+        super().__init__(name, model_dir)
+        self._method = method
+        self._allow_pickle = allow_pickle
+        self._served: ServedEstimator | None = None
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Add `--method` and `--allow_pickle`."""
+        parser.add_argument(
+            "--method",
+            choices=METHODS,
+            help="the method that answers requests (predict, or transform without a predict)",
+        )
+        parser.add_argument(
+            "--allow_pickle",
+            action="store_true",
+            help="load any pickle, which can run any code: only for artifacts of a trusted source",
+        )
+
+    @classmethod
+    def from_args(cls, name: str, model_dir: str, args: argparse.Namespace) -> Self:
+        """Make an unloaded model as the command line says."""
+        return cls(name, model_dir, method=args.method, allow_pickle=args.allow_pickle or None)
+
+    def load(self) -> bool:
+        """Load the artifact and look at the estimator.
+
+        Raises:
+            ModelMissingError: The directory holds no artifact.
+            ModelLoadError: It holds several; the artifact cannot be loaded, or is refused; or the
+                estimator cannot be served.
+        """
+        assert self.model_dir is not None
+        path = find_artifact(self.model_dir, self.artifact_suffixes)
+        allow_pickle = self._allow_pickle
+        if allow_pickle is None:
+            allow_pickle = _is_set(_ALLOW_PICKLE_VARIABLE)
+        estimator = load_estimator(path, allow_pickle=allow_pickle)
+        use_one_thread(estimator)
+        self._served = describe(estimator, self._method or _preferred(estimator), str(path))
+        self.signature = self._served.signature
+        self.ready = True
+        return self.ready
+
+    def example_row(self) -> Tensors | None:
+        """Give a row of categories that the encoders know."""
+        return None if self._served is None else self._served.example_row
+
+    def predict_tensors(self, tensors: Tensors, options: PredictOptions) -> Tensors:
+        """Call the method, or that of the parameter `method`, and those of requested outputs.
+
+        Returns:
+            "output-0", as many rows as the features have, and the requested outputs; more than one
+            array for several targets, and one for each column of a DataFrame.
+
+        Raises:
+            InvalidInput: The estimator has no such method, or text is not UTF-8.
+            ValueError, TypeError: The estimator refuses the values.
+        """
+        served = self._served
+        assert served is not None
+        method = served.method
+        if "method" in options.parameters:
+            method = _checked(options.parameters["method"], served)
+        features = served.make_features(tensors)
+        if not options.outputs:
+            return name_result(served.calls[method](features))
+        results: dict[str, Any] = {}
+        outputs: Tensors = {}
+        for name in options.outputs:
+            own = served.method_outputs.get(name)
+            called = own or method
+            if called not in results:
+                results[called] = served.calls[called](features)
+            outputs |= name_result(results[called], own)
+        return outputs
+
+
+class SKLearnModelRepository(DirectoryRepository):
+    """Models in the sub-directories of a directory, each loaded now.
+
+    Args:
+        model_dir: The directory, or a `file://` address of it. It may be empty, or not be there
+            yet: models can be loaded later.
+    """
+
+    def __init__(self, model_dir: str = MODEL_MOUNT_DIRS) -> None:
+        super().__init__(SKLearnModel, model_dir)
+        try:
+            self.load_models()
+        except ModelMissingError as exc:
+            logger.warning("No model is loaded: %s", exc)
+
+
+def _preferred(estimator: Any) -> str | None:
+    is_wanted = _is_set(_PREDICT_PROBA_VARIABLE) and hasattr(estimator, "predict_proba")
+    return "predict_proba" if is_wanted else None
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").strip().lower() == "true"
+
+
+def _checked(method: Any, served: ServedEstimator) -> str:
+    if not isinstance(method, str) or method not in served.calls:
+        raise InvalidInput(
+            f"parameter 'method': the model has no method {method!r}, "
+            f"it has {', '.join(served.calls)}"
+        )
+    return method

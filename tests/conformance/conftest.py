@@ -1,0 +1,72 @@
+"""Starts each server of the table once, when the first test asks for it."""
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.conformance.servers import RunningServer
+
+
+def _load_table() -> ModuleType:
+    # Test folders are no packages and cannot import from one another.
+    name = "kserve_conformance_servers"
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("servers.py"))
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_table = _load_table()
+_entries = {entry.name: entry for entry in _table.SERVERS}
+
+
+@pytest.fixture(scope="session")
+def running_server(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[str], "RunningServer"]]:
+    """Give the running server of an entry's name."""
+    with ExitStack() as stack:
+
+        @cache
+        def start(name: str) -> "RunningServer | Exception":
+            entry = _entries[name]
+            try:
+                process = stack.enter_context(entry.start(tmp_path_factory.mktemp(name)))
+            except Exception as exc:
+                # Kept, so that a server that cannot start is not started again for each test.
+                return exc
+            running: RunningServer = _table.RunningServer(entry, process)
+            return running
+
+        def get(name: str) -> "RunningServer":
+            for module in _entries[name].imports:
+                pytest.importorskip(module, reason=f"{module} is not installed")
+            running = start(name)
+            if isinstance(running, Exception):
+                raise running
+            return running
+
+        yield get
+
+
+@pytest.fixture(params=_entries)
+def server(
+    request: pytest.FixtureRequest, running_server: Callable[[str], "RunningServer"]
+) -> "RunningServer":
+    """Give every server of the table in turn."""
+    return running_server(request.param)
+
+
+@pytest.fixture
+def echo(running_server: Callable[[str], "RunningServer"]) -> "RunningServer":
+    """Give the server that returns its tensors."""
+    return running_server("echo")

@@ -1,0 +1,294 @@
+"""A registered model, bound once."""
+
+import logging
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import REGISTRY
+
+from kserve.endpoint import Endpoint, bind, is_healthy
+from kserve.executor import ModelThreads
+from kserve.model import (
+    BaseKServeModel,
+    InferenceModel,
+    InferenceVerb,
+    Model,
+    PredictOptions,
+    TensorModel,
+)
+from kserve.protocol.infer_type import InferInput, InferRequest
+from kserve.signature import Signature, Tensors, TensorSpec
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def here() -> str:
+    return threading.current_thread().name
+
+
+def bound(model: BaseKServeModel, name: str = "served") -> Endpoint:
+    return bind(model, name, ModelThreads(name))
+
+
+class Sums(TensorModel):
+    def __init__(self) -> None:
+        super().__init__("sums")
+        self.signature = Signature((TensorSpec("x", "FP64", (-1, 2)),))
+        self.ran_on = ""
+
+    def predict_tensors(self, tensors: Tensors, options: PredictOptions) -> Tensors:
+        self.ran_on = here()
+        return {"sum": tensors["x"].sum(axis=1)}
+
+
+REQUEST = InferRequest("m", [InferInput("x", [1, 2], "FP64", np.array([[1.0, 2.0]]))])
+
+
+async def test_a_tensor_model_answers_on_its_thread() -> None:
+    model = Sums()
+    endpoint = bound(model, "tensors")
+
+    response, headers = await endpoint.run(REQUEST, {}, "predict")
+
+    assert (endpoint.name, endpoint.model, endpoint.takes_tensors) == ("tensors", model, True)
+    assert endpoint.signature is model.signature
+    assert [output.data for output in response.outputs] == [[3.0]]
+    assert (headers, model.ran_on) == ({}, "tensors-0")
+    assert REGISTRY.get_sample_value("request_predict_seconds_count", {"model_name": "tensors"})
+
+
+async def test_a_tensor_model_explains_nothing() -> None:
+    with pytest.raises(NotImplementedError, match="^model sums does not implement explain$"):
+        await bound(Sums()).run(REQUEST, {}, "explain")
+
+
+class WithPreprocess(Sums):
+    def preprocess(self, payload: Any) -> Any:  # type: ignore[override]
+        return {"instances": [[value, value] for value in payload["instances"]]}
+
+
+class WithExplain(Sums):
+    def explain(self, payload: Any) -> Any:  # type: ignore[override]
+        return {"explanations": payload["instances"]}
+
+
+class WithCall(Sums):
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return await super().__call__(*args, **kwargs)
+
+
+def with_own_attribute() -> Sums:
+    model = Sums()
+    setattr(model, "postprocess", lambda result: result)  # noqa: B010 - mypy wants a method
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "verb", "payload", "expected"),
+    [
+        pytest.param(
+            WithPreprocess(),
+            "predict",
+            {"instances": [1, 2]},
+            {"predictions": [2.0, 4.0]},
+            id="preprocess",
+        ),
+        pytest.param(
+            WithExplain(), "explain", {"instances": [5]}, {"explanations": [5]}, id="explain"
+        ),
+        pytest.param(
+            WithCall(), "predict", {"instances": [[1, 2]]}, {"predictions": [3.0]}, id="__call__"
+        ),
+        pytest.param(
+            with_own_attribute(),
+            "predict",
+            {"instances": [[1, 2]]},
+            {"predictions": [3.0]},
+            id="attribute of the instance",
+        ),
+    ],
+)
+async def test_a_tensor_model_with_a_handler_of_its_own_is_served_as_a_model(
+    model: Sums, verb: str, payload: Any, expected: Any
+) -> None:
+    endpoint = bound(model)
+
+    response = await endpoint.run(payload, {}, verb)
+
+    assert endpoint.takes_tensors is False
+    assert response == (expected, {})
+
+
+def test_a_model_of_the_user_has_no_signature() -> None:
+    endpoint = bound(Model("m"))
+
+    assert (endpoint.takes_tensors, endpoint.signature) == (False, Signature())
+
+
+def test_a_model_that_answers_nothing_cannot_be_bound() -> None:
+    with pytest.raises(ValueError, match="^Model of type BaseKServeModel does not support infer"):
+        bound(BaseKServeModel("m"))
+
+
+class Called(InferenceModel):
+    """Defines how it is called itself."""
+
+    def __init__(self, result: Any = None) -> None:
+        super().__init__("called")
+        self.result = result
+
+
+class AsyncCalled(Called):
+    async def __call__(self, body: Any, headers: Any = None, verb: Any = None) -> Any:
+        return [body, headers, verb, here()], {"x-set": "1"}
+
+
+class PlainCalled(Called):
+    def __call__(self, body: Any, headers: Any = None, verb: Any = None) -> Any:
+        return [body, headers, verb, here()]
+
+
+class HandleCalled(Called):
+    """As a handle of a remote actor: a plain call that gives something to await."""
+
+    def __call__(self, body: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        ran_on = here()
+
+        async def remote() -> Any:
+            return [body, kwargs["headers"], kwargs["verb"], ran_on]
+
+        return remote()
+
+
+class BodyCalled(Called):
+    async def __call__(self, body: Any) -> Any:  # type: ignore[override]
+        return [body]
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        pytest.param(
+            AsyncCalled(),
+            (["p", {"a": "b"}, InferenceVerb.PREDICT, "MainThread"], {"x-set": "1"}),
+            id="async with response headers",
+        ),
+        pytest.param(
+            PlainCalled(), (["p", {"a": "b"}, InferenceVerb.PREDICT, "called-0"], {}), id="plain"
+        ),
+        pytest.param(
+            HandleCalled(),
+            (["p", {"a": "b"}, InferenceVerb.PREDICT, "called-0"], {}),
+            id="plain that gives a coroutine",
+        ),
+        pytest.param(BodyCalled(), (["p"], {}), id="body alone"),
+    ],
+)
+async def test_a_class_that_defines_call_is_called(
+    model: Called, expected: tuple[Any, dict[str, str]]
+) -> None:
+    assert here() == "MainThread"
+
+    assert await bound(model, "called").run("p", {"a": "b"}, "predict") == expected
+
+
+async def test_a_class_that_defines_call_is_told_to_explain() -> None:
+    (_, _, verb, _), _ = await bound(AsyncCalled()).run("p", {}, "explain")
+
+    assert verb is InferenceVerb.EXPLAIN
+
+
+async def test_a_call_that_takes_no_verb_explains_nothing() -> None:
+    with pytest.raises(NotImplementedError, match="^model called does not implement explain$"):
+        await bound(BodyCalled()).run("p", {}, "explain")
+
+
+class PlainStream(Called):
+    def __call__(self, body: Any) -> Iterator[str]:  # type: ignore[override]
+        yield here()
+
+
+class AsyncStream(Called):
+    async def __call__(self, body: Any) -> AsyncIterator[str]:  # type: ignore[override]
+        yield here()
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        pytest.param(PlainStream(), "called-0", id="generator"),
+        pytest.param(AsyncStream(), "MainThread", id="async generator"),
+    ],
+)
+async def test_a_class_that_defines_call_may_stream(model: Called, expected: str) -> None:
+    chunks, _ = await bound(model, "called").run("p", {}, "predict")
+
+    assert [chunk async for chunk in chunks] == [expected]
+
+
+class PlainHealth(Model):
+    healthy_on = ""
+
+    def healthy(self) -> bool:  # type: ignore[override]
+        self.healthy_on = here()
+        return True
+
+
+class AsyncHealth(PlainHealth):
+    async def healthy(self) -> bool:  # type: ignore[override]
+        self.healthy_on = here()
+        return True
+
+
+class CoroutineHealth(PlainHealth):
+    def healthy(self) -> Any:
+        self.healthy_on = here()
+        return Model.healthy(self)
+
+
+class FailingHealth(Model):
+    def healthy(self) -> bool:  # type: ignore[override]
+        raise ConnectionError("the backend is gone")
+
+
+@pytest.mark.parametrize(
+    ("model", "healthy", "is_on_loop"),
+    [
+        pytest.param(PlainHealth("m"), True, False, id="plain"),
+        pytest.param(AsyncHealth("m"), True, True, id="async"),
+        pytest.param(CoroutineHealth("m"), False, False, id="plain that gives a coroutine"),
+    ],
+)
+async def test_asks_healthy_off_the_loop_unless_it_is_async(
+    model: PlainHealth, healthy: bool, is_on_loop: bool
+) -> None:
+    assert bound(model).has_own_healthy is True
+    assert await is_healthy(model) is healthy
+    assert (model.healthy_on == here()) is is_on_loop
+
+
+async def test_a_model_is_as_healthy_as_ready_by_default() -> None:
+    model = Model("m")
+    before = await is_healthy(model)
+    model.ready = True
+
+    assert (before, await is_healthy(model)) == (False, True)
+    assert bound(model).has_own_healthy is False
+
+
+async def test_a_model_whose_healthy_raises_cannot_answer(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("kserve"), "propagate", True)
+
+    assert await is_healthy(FailingHealth("m")) is False
+
+    assert [record.message for record in caplog.records] == ["Model m: healthy() failed"]

@@ -1,0 +1,106 @@
+"""The names that user code imports, and what importing them does."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import kserve
+
+NAMES = {
+    "kserve": [
+        *("BaseKServeModel", "InferInput", "InferOutput", "InferRequest", "InferResponse"),
+        *("InferenceModel", "InferenceVerb", "Model", "ModelRepository", "ModelServer"),
+        *("PredictorConfig", "PredictorProtocol", "RequestedOutput", "constants", "utils"),
+    ],
+    "kserve.constants.constants": ["FASTAPI_APP_IMPORT_STRING", "PredictorProtocol"],
+    "kserve.context": ["get_predictor_config", "set_predictor_config"],
+    "kserve.errors": [
+        *("InferenceError", "InvalidInput", "ModelMissingError", "ModelNotFound", "ModelNotReady"),
+        *("NoModelReady", "ServerNotLive", "ServerNotReady", "UnsupportedProtocol"),
+        "WorkersShouldBeLessThanMaxWorkersError",
+    ],
+    "kserve.logging": ["KSERVE_LOG_CONFIG", "configure_logging", "logger", "trace_logger"],
+    "kserve.metrics": [],
+    "kserve.model": [
+        *("BaseKServeModel", "InferenceModel", "InferenceVerb", "Model", "PredictorProtocol"),
+        "append_forwardable_headers",
+    ],
+    "kserve.model_repository": ["MODEL_MOUNT_DIRS", "ModelRepository"],
+    "kserve.model_server": ["ModelServer", "app", "parser"],
+    "kserve.predictor_config": ["PredictorConfig"],
+    "kserve.protocol.dataplane": ["DataPlane"],
+    "kserve.protocol.infer_type": [
+        *("InferInput", "InferOutput", "InferRequest", "InferResponse", "RequestedOutput"),
+        *("deserialize_bytes_tensor", "serialize_byte_tensor"),
+    ],
+    "kserve.protocol.rest.server": ["RESTServer"],
+    "kserve.testing": ["ServerProcess", "request", "serving"],
+    "kserve.utils.numpy_codec": ["from_np_dtype", "to_np_dtype"],
+    "kserve.utils.utils": [
+        *("cpu_count", "generate_uuid", "get_predict_input", "get_predict_response"),
+        *("is_v1", "is_v2", "strtobool"),
+    ],
+}
+
+# Prints the modules, threads, sockets and other files that an import brings, one by one.
+IMPORT_SCRIPT = """\
+import os, sys, threading
+before = set(os.listdir("/proc/self/fd"))
+import kserve, kserve.model_server, kserve.protocol.rest.server, kserve.testing
+for fd in sorted(set(os.listdir("/proc/self/fd")) - before):
+    try:
+        print("open", os.readlink("/proc/self/fd/" + fd))
+    except OSError:
+        pass  # that of listdir itself
+for thread in threading.enumerate():
+    if thread is not threading.main_thread():
+        print("thread", thread.name)
+for name in ("pandas", "sklearn", "pydantic", "kubernetes", "fastapi", "scipy", "yaml"):
+    if name in sys.modules:
+        print("module", name)
+print("app", "_app" in vars(kserve.model_server) and kserve.model_server._app)
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [(module, name) for module, names in NAMES.items() for name in [*names, "__doc__"]],
+)
+def test_a_name_that_must_keep_working_is_there(module: str, name: str) -> None:
+    assert getattr(importlib.import_module(module), name) is not None
+
+
+def test_all_lists_what_the_package_exports() -> None:
+    listed = list(kserve.__all__)
+
+    assert listed == sorted(listed, key=lambda name: (name.islower(), name))
+    assert set(NAMES["kserve"]) <= set(listed)
+    assert all(hasattr(kserve, name) for name in listed)
+
+
+def test_a_star_import_gives_all() -> None:
+    namespace: dict[str, object] = {}
+    exec("from kserve import *", namespace)
+
+    assert set(namespace) - {"__builtins__"} == set(kserve.__all__)
+
+
+def test_app_is_made_once_and_any_other_missing_name_is_an_error() -> None:
+    server = importlib.import_module("kserve.model_server")
+
+    assert server.app is server.app
+    with pytest.raises(AttributeError, match="has no attribute 'no_such_name'"):
+        _ = server.no_such_name
+
+
+def test_importing_brings_no_framework_no_file_no_thread_and_reads_no_command_line() -> None:
+    completed = subprocess.run(
+        [sys.executable, "-W", "error", "-c", IMPORT_SCRIPT, "--workers", "x", "--help", "--nope"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert (completed.returncode, completed.stdout, completed.stderr) == (0, "app None\n", "")

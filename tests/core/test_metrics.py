@@ -1,0 +1,73 @@
+"""The names and labels of the metrics, and what is counted where."""
+
+import pytest
+from prometheus_client import REGISTRY
+
+from kserve.metrics import AnswerMetrics, ModelMetrics
+
+
+def _samples(model_name: str) -> dict[tuple[str, ...], float]:
+    """Give every sample of a model: its name and its other labels, to its value."""
+    return {
+        (sample.name, *(sample.labels[key] for key in sample.labels if key != "model_name")): (
+            sample.value
+        )
+        for metric in REGISTRY.collect()
+        for sample in metric.samples
+        if sample.labels.get("model_name") == model_name
+        and not sample.name.endswith(("_created", "_bucket"))
+    }
+
+
+def test_a_model_that_nobody_asked_shows_zeros() -> None:
+    ModelMetrics("metrics-zero")
+
+    assert _samples("metrics-zero") == {
+        ("request_preprocess_seconds_count",): 0,
+        ("request_preprocess_seconds_sum",): 0,
+        ("request_predict_seconds_count",): 0,
+        ("request_predict_seconds_sum",): 0,
+        ("request_postprocess_seconds_count",): 0,
+        ("request_postprocess_seconds_sum",): 0,
+        ("request_explain_seconds_count",): 0,
+        ("request_explain_seconds_sum",): 0,
+        ("kserve_requests_in_flight",): 0,
+        ("kserve_nonfinite_values_total",): 0,
+    }
+
+
+@pytest.mark.parametrize("handler", ["preprocess", "predict", "postprocess", "explain"])
+def test_seconds_go_to_the_histogram_of_their_handler(handler: str) -> None:
+    name = f"metrics-{handler}"
+    metrics = ModelMetrics(name)
+
+    metrics.observe[handler](0.25)
+
+    observed = {key[0]: value for key, value in _samples(name).items() if value}
+    assert observed == {
+        f"request_{handler}_seconds_count": 1,
+        f"request_{handler}_seconds_sum": 0.25,
+    }
+
+
+def test_answers_are_counted_by_protocol_and_status() -> None:
+    metrics = ModelMetrics("metrics-answers")
+
+    metrics.count_answer("v1", 200)
+    metrics.count_answer("v1", 200)
+    metrics.count_answer("v2", 400)
+
+    counted = {key: value for key, value in _samples("metrics-answers").items() if value}
+    assert counted == {
+        ("kserve_requests_total", "v1", "200"): 2,
+        ("kserve_requests_total", "v2", "400"): 1,
+    }
+
+
+def test_what_concerns_no_model_adds_no_histogram() -> None:
+    AnswerMetrics("metrics-none").count_answer("", 404)
+
+    assert _samples("metrics-none") == {
+        ("kserve_requests_total", "", "404"): 1,
+        ("kserve_nonfinite_values_total",): 0,
+    }
