@@ -431,7 +431,7 @@ def test_a_model_that_cannot_be_loaded_leaves_the_others() -> None:
     assert [answer(response) for response in responses] == [
         (200, {"predictions": ["m-0", [[1, 2]]]}),
         (503, {"error": "Model with name bad is not ready. model bad: load() left it not ready"}),
-        (200, {"models": ["m", "bad"]}),
+        (200, {"models": ["bad", "m"]}),
     ]
 
 
