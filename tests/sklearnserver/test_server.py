@@ -134,7 +134,7 @@ def test_a_failed_start_ends_with_the_reason(
     done = subprocess.run(
         [
             *(sys.executable, "-m", "sklearnserver", "--host", "127.0.0.1", "--http_port", "0"),
-            *("--model_dir", str(tmp_path), *flags),
+            *("--model_dir", str(tmp_path), "--model_dir_wait_s", "0", *flags),
         ],
         capture_output=True,
         text=True,

@@ -5,7 +5,7 @@ import gc
 import threading
 import weakref
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from kserve.endpoint import Endpoint, bind
 from kserve.executor import ModelThreads, run_in_new_thread
@@ -34,9 +34,8 @@ class Endpoints:
     def __init__(self, max_concurrent_predicts: int = 1) -> None:
         self.bound: dict[str | tuple[str, str], Endpoint] = {}
         self._max_concurrent_predicts = max_concurrent_predicts
-        self._threads: weakref.WeakValueDictionary[int, ModelThreads] = (
-            weakref.WeakValueDictionary()
-        )
+        # By the model's identity, which no other object has while one of its threads still works.
+        self._uses: dict[int, _Use] = {}
 
     def bind(self, model: BaseKServeModel, name: str, version: str | None = None) -> Endpoint:
         """Bind a model to a name, in place of the one that had it.
@@ -46,11 +45,15 @@ class Endpoints:
         Raises:
             ValueError: The model cannot answer requests at all.
         """
-        threads = self._threads.get(id(model))
+        use = self._uses.get(id(model))
+        threads = None if use is None else use.threads()
         if threads is None:
             threads = ModelThreads(name, self._max_concurrent_predicts)
         endpoint = bind(model, name, threads)
-        self._threads[id(model)] = threads
+        if use is None or use.threads() is not threads:
+            # Also those of models that user code took out of the repository itself.
+            self._uses = {key: old for key, old in self._uses.items() if not old.is_over()}
+            self._uses[id(model)] = _Use(weakref.ref(threads), threads.workers)
         self.bound[name if version is None else (name, version)] = endpoint
         return endpoint
 
@@ -68,16 +71,28 @@ class Endpoints:
     async def last_use(self, model: BaseKServeModel) -> None:
         """Take a model out and wait until its last request is over and its threads have ended."""
         self.drop_model(model)
-        threads = self._threads.get(id(model))
-        if threads is None:
+        use = self._uses.pop(id(model), None)
+        if use is None:
             return
-        workers = threads.workers
-        unused = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        weakref.finalize(threads, _set, loop, unused).atexit = False
-        del threads
-        await _wait(unused)
-        await run_in_new_thread(_join, workers)
+        threads = use.threads()
+        if threads is not None:
+            unused = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            weakref.finalize(threads, _set, loop, unused).atexit = False
+            del threads
+            await _wait(unused)
+        # One may still be in the handler of a client that has gone.
+        await run_in_new_thread(_join, use.workers)
+
+
+class _Use(NamedTuple):
+    """The threads of a model, for as long as they are used, and what they start."""
+
+    threads: weakref.ref[ModelThreads]
+    workers: list[threading.Thread]
+
+    def is_over(self) -> bool:
+        return self.threads() is None and not any(worker.is_alive() for worker in self.workers)
 
 
 async def _wait(unused: asyncio.Event) -> None:
