@@ -64,7 +64,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def test_loading_and_unloading_again_and_again_does_not_grow(server: ServerProcess) -> None:
-    sizes = []
+    loaded, sizes = 0, []
 
     for _ in range(20):
         assert post(server, "/v1/models/heavy:predict") == 200
