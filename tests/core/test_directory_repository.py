@@ -327,6 +327,19 @@ async def test_loads_only_the_versions_that_changed(tmp_path: Path) -> None:
     assert repository.get_version("m", "2") is not first["2"]
 
 
+async def test_a_model_that_was_removed_comes_back_whole(tmp_path: Path) -> None:
+    for version in (1, 2):
+        write(tmp_path / "m" / str(version), version)
+    repository = DirectoryRepository(Number, str(tmp_path), max_versions=None)
+    await repository.load("m")
+    repository.remove("m")
+    write(tmp_path / "m" / "2", 22)
+
+    await repository.load_changed("m")
+
+    assert numbers(repository, "m") == {"1": 1, "2": 22}
+
+
 async def test_a_failure_is_remembered_while_other_versions_change(tmp_path: Path) -> None:
     write(tmp_path / "m" / "1", "x")
     write(tmp_path / "m" / "2", 2)

@@ -1,8 +1,10 @@
 """Loading, replacing and unloading models while requests come, over real sockets."""
 
 import asyncio
+import gc
 import shutil
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from kserve.model import BaseKServeModel, Model, PredictOptions, TensorModel
 from kserve.model_repository import ModelRepository
 from kserve.model_server import ModelServer
 from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.infer_type import InferRequest, InferResponse
 from kserve.signature import Signature, Tensors, TensorSpec
 from kserve.testing import Response, request, serving
 
@@ -287,6 +290,22 @@ def test_a_single_model_can_be_loaded_again_where_the_flag_says_so(tmp_path: Pat
     assert answer(ready) == (200, {"ready": True})
 
 
+async def test_a_server_needs_its_single_model_to_be_ready(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    repository = DirectoryRepository(number_class(), str(tmp_path))
+    config = ServerConfig(host="127.0.0.1", http_port=0)
+    server = ModelServer(registered_models=repository, config=config)
+    required = []
+
+    def look(address: str) -> None:
+        required.extend(server.dataplane.required_models)
+        server.stop()
+
+    await server.serve([], look, load=repository.load_at_start)
+
+    assert required == ["model"]
+
+
 def test_a_failed_load_leaves_the_old_model_and_tells_no_secrets(tmp_path: Path) -> None:
     write(tmp_path / "a", 1)
     with serving_directory(tmp_path, number_class()) as port:
@@ -395,6 +414,34 @@ def test_a_model_without_versions_has_none(tmp_path: Path) -> None:
     text = "Model with name model has no version 1: it has no versions."
     assert answer(response) == (404, {"error": text})
     assert (plain["model_version"], metadata["versions"]) == (None, None)
+
+
+class Told(Model):
+    """Answers with the version that the request names."""
+
+    def load(self) -> bool:
+        self.ready = True
+        self.response = InferResponse("1", self.name, [])
+        return True
+
+    def predict(self, payload: Any) -> Any:  # type: ignore[override]
+        if isinstance(payload, InferRequest):
+            self.response.parameters = {"asked": str(payload.model_version)}
+            return self.response
+        return {"predictions": []}
+
+
+def test_a_users_model_is_told_the_version_and_need_not_tell_it(tmp_path: Path) -> None:
+    write(tmp_path / "1", 1)
+
+    with serving_directory(tmp_path, lambda name, model_dir: Told(name)) as port:
+        named = post(port, "models/model/versions/1/infer", ROW).json()
+        default = post(port, "models/model/infer", ROW).json()
+        v1 = request(port, "POST", "/v1/models/model/versions/1:predict", {"instances": []})
+
+    assert (named["model_version"], named["parameters"]) == ("1", {"asked": "1"})
+    assert (default["model_version"], default["parameters"]) == ("1", {"asked": "None"})
+    assert v1.json() == {"predictions": []}
 
 
 def test_a_request_in_flight_ends_on_the_model_that_took_it(
@@ -644,24 +691,31 @@ async def test_an_unload_that_user_code_overrides_is_called() -> None:
 
     dataplane = DataPlane(Own())
     await dataplane.load_model("m")
+    await dataplane.infer("m", {})
+    model = weakref.ref(dataplane.get_model_from_registry("m"))
     await dataplane.unload_model("m")
+    gc.collect()
+    is_freed = model() is None
     with pytest.raises(ModelNotFound, match="^Model with name m does not exist.$"):
         await dataplane.unload_model("m")
 
-    assert unloaded == ["m", "m"]
+    assert (unloaded, is_freed) == (["m", "m"], True)
 
 
 async def test_a_model_is_freed_only_after_the_handler_of_a_client_that_left() -> None:
-    gate = Gate()
+    gate, stopping = Gate(), threading.Event()
     order: list[str] = []
 
     class Slow(Echo):
         def predict(self, payload: Any) -> Any:  # type: ignore[override]
             gate.pass_through()
+            # Time for a stop that comes too early.
+            stopping.wait(0.2)
             order.append("answered")
 
         def stop(self) -> None:
             order.append("stopped")
+            stopping.set()
 
     registry = PlainRepository()
     model = Slow("m")

@@ -241,21 +241,17 @@ class DirectoryRepository(ModelRepository):
     def _publish(self, plan: _Plan) -> bool:
         """Put what was loaded in the place of what served, all versions at once."""
         loaded = {v: model for v, model in plan.new.items() if v not in plan.errors}
-        serving = self._serving(plan.name)
-        # What nobody wants any more serves on while the newest cannot be loaded.
-        has_newest = plan.wanted[0] in {**serving, **loaded}
-        kept = {v: model for v, model in serving.items() if v in plan.wanted or not has_newest}
+        kept = {v: model for v, model in self._serving(plan.name).items() if v in plan.wanted}
         serving = {**kept, **loaded}
-        if UNVERSIONED in serving and len(serving) > 1:
-            serving = loaded
         if UNVERSIONED in serving:
             self.update(serving[UNVERSIONED], plan.name)
         elif serving:
             self.update_versions(serving, plan.name)
+        # Where nothing new can serve, what nobody wants any more serves on.
         self._record(plan.name, plan.errors, kept=set(plan.wanted) - set(plan.new))
         for error in plan.errors.values():
             raise error
-        return bool(serving)
+        return plan.name in self.models
 
     def _record(self, name: str, errors: Mapping[str, Exception], kept: Iterable[str] = ()) -> None:
         """Record why loads failed, beside the failures of versions that were not tried again."""
