@@ -310,6 +310,8 @@ class ModelServer:
             timeout_keep_alive=self.config.timeout_keep_alive_s,
             grace_period=self.config.grace_period_s,
             log_requests=self.config.enable_latency_logging,
+            max_decompressed_bytes=self.config.max_decompressed_bytes,
+            cloudevents=self.config.cloudevents,
         )
 
     def _loop_factory(self) -> Callable[[], asyncio.AbstractEventLoop]:

@@ -1,7 +1,7 @@
 """The data plane: every inference request of every wire passes through `DataPlane.run`."""
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Final
 
 from kserve.endpoint import Endpoint, bind, is_healthy
 from kserve.errors import ModelNotFound, ModelNotReady
@@ -9,6 +9,9 @@ from kserve.executor import ModelThreads, run_user_code
 from kserve.model import BaseKServeModel, InferenceModel, TensorModel
 from kserve.model_repository import ModelRepository, ModelState
 from kserve.predictor_config import PredictorConfig
+
+# Of the Open Inference Protocol, by the names that Triton gives them.
+_EXTENSIONS: Final = ("binary_tensor_data",)
 
 
 class DataPlane:
@@ -137,7 +140,7 @@ class DataPlane:
 
     def metadata(self) -> dict[str, Any]:
         """Give the name, version and extensions of the server."""
-        return {"name": "kserve", "version": server_version(), "extensions": []}
+        return {"name": "kserve", "version": server_version(), "extensions": list(_EXTENSIONS)}
 
     async def model_metadata(self, model_name: str) -> dict[str, Any]:
         """Give the metadata of a model.
