@@ -409,16 +409,6 @@ def test_v2_refuses_an_output_that_the_model_has_not(server: "RunningServer") ->
     assert "'nothing-of-the-kind'" in response.json()["error"]
 
 
-def test_v2_refuses_a_binary_body_as_long_as_it_cannot_read_one(server: "RunningServer") -> None:
-    body = orjson.dumps(server.entry.v2_request)
-    headers = {"Inference-Header-Content-Length": str(len(body))}
-
-    response = server.request("POST", f"{server.entry.v2}/infer", body, headers)
-
-    assert response.status == 400
-    assert list(response.json()) == ["error"]
-
-
 def test_no_refusal_shows_internals_or_ends_the_server(server: "RunningServer") -> None:
     for body in (b"{", b"[]", b'{"instances": [[1], [1, 2]]}', b'{"inputs": [{"name": 3}]}'):
         for path in (f"{server.entry.v1}:predict", f"{server.entry.v2}/infer"):

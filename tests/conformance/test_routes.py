@@ -63,7 +63,7 @@ def test_server_metadata_has_the_three_fields_of_the_protocol(server: "RunningSe
     assert list(response.json()) == ["name", "version", "extensions"]
     assert response.json()["name"] == "kserve"
     assert isinstance(response.json()["version"], str)
-    assert response.json()["extensions"] == []
+    assert response.json()["extensions"] == ["binary_tensor_data"]
 
 
 def test_model_metadata_is_that_of_the_artifact(server: "RunningServer") -> None:

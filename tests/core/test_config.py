@@ -5,7 +5,15 @@ from dataclasses import asdict
 
 import pytest
 
-from kserve.config import ServerConfig, boolean, count, make_parser, port, positive
+from kserve.config import (
+    CloudEventConfig,
+    ServerConfig,
+    boolean,
+    count,
+    make_parser,
+    port,
+    positive,
+)
 from kserve.predictor_config import PredictorConfig
 
 DEFAULTS = {
@@ -19,6 +27,8 @@ DEFAULTS = {
     "event_loop": "auto",
     "timeout_keep_alive_s": 65,
     "grace_period_s": 30,
+    "max_decompressed_bytes": 64 << 20,
+    "cloudevents": {"type": "io.kserve.inference.response", "source": None, "merge": False},
     "enable_latency_logging": True,
     "configure_logging": True,
     "log_config_file": None,
@@ -58,6 +68,11 @@ def test_no_flags_give_the_defaults() -> None:
         pytest.param(["--event_loop", "uvloop"], {"event_loop": "uvloop"}, id="event_loop"),
         pytest.param(
             ["--timeout-keep-alive", "5"], {"timeout_keep_alive_s": 5}, id="timeout-keep-alive"
+        ),
+        pytest.param(
+            ["--max_decompressed_bytes", "1000"],
+            {"max_decompressed_bytes": 1000},
+            id="max_decompressed_bytes",
         ),
         pytest.param(["--grace_period", "0"], {"grace_period_s": 0}, id="grace_period"),
         pytest.param(["--enable_grpc", "false"], {"enable_grpc": False}, id="enable_grpc"),
@@ -220,3 +235,25 @@ def test_a_predictor_config_has_the_short_names_too() -> None:
     assert short == ("v2", True, 7, 2)
     assert config.predictor_base_url == "https://iris:80"
     assert PredictorConfig("iris").predictor_base_url == "http://iris"
+
+
+@pytest.mark.parametrize(
+    ("env", "config"),
+    [
+        pytest.param({}, CloudEventConfig(), id="nothing"),
+        pytest.param({"CE_TYPE": "t"}, CloudEventConfig(type="t"), id="type"),
+        pytest.param({"CE_SOURCE": "s"}, CloudEventConfig(source="s"), id="source"),
+        pytest.param({"CE_MERGE": "True"}, CloudEventConfig(merge=True), id="merge"),
+        pytest.param({"CE_MERGE": "false"}, CloudEventConfig(), id="no merge"),
+    ],
+)
+def test_the_environment_says_what_events_answer_events(
+    env: dict[str, str], config: CloudEventConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("CE_TYPE", "CE_SOURCE", "CE_MERGE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+
+    assert ServerConfig.from_argv([]).cloudevents == config
+    assert CloudEventConfig.from_env(env) == config

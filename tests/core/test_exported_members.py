@@ -40,6 +40,7 @@ NAMES = {
     "kserve.utils.numpy_codec": ["from_np_dtype", "to_np_dtype"],
     "kserve.utils.utils": [
         *("cpu_count", "generate_uuid", "get_predict_input", "get_predict_response"),
+        *("create_response_cloudevent", "is_structured_cloudevent"),
         *("is_v1", "is_v2", "strtobool"),
     ],
 }

@@ -244,8 +244,8 @@ def test_serves_models_in_any_collection(make: Callable[[Model], Any]) -> None:
     ],
 )
 def test_refuses_what_cannot_be_served(models: Any, error: type[Exception], message: str) -> None:
-    with pytest.raises(error) as raised:
-        ModelServer(config=LOCAL).start(models)
+    with pytest.raises(error) as raised, serving(models):
+        raise AssertionError("never runs")
 
     assert str(raised.value) == message
 
@@ -324,7 +324,7 @@ def test_a_model_that_fails_beside_one_that_loads_leaves_the_server_not_ready() 
         answers = [_predict(port, "server-echo"), _predict(port, "failing")]
         ready = _ready(port)
 
-    reason = "Model with name failing is not ready. ValueError: no weights"
+    reason = "Model with name failing is not ready. Its load raised ValueError; the log says more."
     assert [(answer.status, answer.json()) for answer in answers] == [
         (200, {"predictions": [1]}),
         (503, {"error": reason}),
@@ -414,8 +414,11 @@ def test_another_distribution_of_the_package_is_refused(
     monkeypatch.syspath_prepend(str(tmp_path))
     model = Echo("server-echo")
 
-    with pytest.raises(StartError, match="kserve and kserve-core are both installed"):
-        ModelServer(config=LOCAL).start([model])
+    with (
+        pytest.raises(StartError, match="kserve and kserve-core are both installed"),
+        serving([model]),
+    ):
+        raise AssertionError("never runs")
 
     assert model.n_loads == 0
 
@@ -689,6 +692,28 @@ def test_a_signal_ends_a_load_that_hangs(is_async: bool) -> None:
 
     assert not released.is_set()
     released.set()
+
+
+def test_a_load_that_is_given_up_has_ended_when_the_server_has() -> None:
+    steps: list[str] = []
+    server = ModelServer(config=LOCAL)
+
+    class Hanging(Echo):
+        async def load(self) -> bool:  # type: ignore[override]  # users' may be async
+            server.stop()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                steps.append("load cancelled")
+            return True
+
+    async def run() -> None:
+        await server.serve(Hanging("hanging"))
+        steps.append("served")
+
+    asyncio.run(run())
+
+    assert steps == ["load cancelled", "served"]
 
 
 def test_stopping_a_server_that_does_not_serve_does_nothing() -> None:

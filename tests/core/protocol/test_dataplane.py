@@ -257,7 +257,7 @@ async def test_lives_and_describes_itself() -> None:
     assert dataplane.metadata() == {
         "name": "kserve",
         "version": server_version(),
-        "extensions": [],
+        "extensions": ["binary_tensor_data"],
     }
 
 

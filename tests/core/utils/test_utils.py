@@ -1,7 +1,9 @@
 """The functions that user code imports from `kserve.utils.utils`."""
 
 import uuid
+from typing import Any
 
+import orjson
 import pytest
 
 from kserve import cpu, payload
@@ -61,3 +63,67 @@ def test_generated_ids_are_uuids_and_differ() -> None:
 
 def test_application_is_named_by_its_import_path() -> None:
     assert FASTAPI_APP_IMPORT_STRING == "kserve.model_server:app"
+
+
+EVENT = {
+    "specversion": "1.0",
+    "id": "1",
+    "source": "a",
+    "type": "b",
+    "x": "kept",
+    "time": "2021-01-28T21:04:43Z",
+}
+
+
+@pytest.mark.parametrize("missing", [None, "time", "type", "source", "id", "specversion", "data"])
+def test_a_structured_event_is_known_by_its_members(missing: str | None) -> None:
+    body = {name: value for name, value in {**EVENT, "data": 1}.items() if name != missing}
+
+    assert utils.is_structured_cloudevent(body) is (missing is None)
+
+
+def test_a_response_becomes_a_binary_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CE_TYPE", "t")
+    monkeypatch.setenv("CE_MERGE", "true")
+
+    headers, body = utils.create_response_cloudevent("m", {"predictions": [[1, 2]]}, EVENT, True)
+
+    assert body == b'{"predictions": [[1, 2]]}'
+    assert headers | {"ce-id": "", "ce-time": ""} == {
+        "ce-specversion": "1.0",
+        "ce-id": "",
+        "ce-source": "io.kserve.inference.m",
+        "ce-type": "t",
+        "ce-time": "",
+        "ce-x": "kept",
+    }
+
+
+@pytest.mark.parametrize(
+    ("response", "data"),
+    [
+        pytest.param({"predictions": [1]}, {"data": {"predictions": [1]}}, id="JSON"),
+        pytest.param(
+            b"\xff",
+            {"datacontenttype": "application/octet-stream", "data_base64": "/w=="},
+            id="bytes",
+        ),
+    ],
+)
+def test_a_response_becomes_a_structured_event(
+    response: Any, data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CE_MERGE", raising=False)
+
+    headers, body = utils.create_response_cloudevent("m", response, EVENT)
+
+    event = orjson.loads(body)
+    assert headers == {"content-type": "application/cloudevents+json"}
+    assert event | {"id": "", "time": ""} == {
+        "specversion": "1.0",
+        "id": "",
+        "source": "io.kserve.inference.m",
+        "type": "io.kserve.inference.response",
+        "time": "",
+        **data,
+    }

@@ -2,18 +2,53 @@
 
 import argparse
 import math
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from kserve.predictor_config import PredictorConfig
+
+# 64 MiB, as the limit on bodies that are not compressed; Triton's is the same. A body of 64 KiB can
+# become that much.
+DEFAULT_MAX_DECOMPRESSED_BYTES: Final = 64 << 20
 
 EVENT_LOOPS: Final = ("auto", "asyncio", "uvloop")
 
 # The text of yes and no on the command line, as KServe's manifests write them.
 _TRUE: Final = frozenset({"y", "yes", "t", "true", "on", "1"})
 _FALSE: Final = frozenset({"n", "no", "f", "false", "off", "0"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloudEventConfig:
+    """What the events say that answer events.
+
+    Attributes:
+        type: Their `type`.
+        source: Their `source`; None is `io.kserve.inference.` and the name of the model.
+        merge: Whether they take over the attributes of the request's event, except `id`, `time`
+            and those of its data's type.
+    """
+
+    type: str = "io.kserve.inference.response"
+    source: str | None = None
+    merge: bool = False
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> "CloudEventConfig":
+        """Give the settings of an environment, `CE_TYPE`, `CE_SOURCE` and `CE_MERGE`.
+
+        Args:
+            env: The environment; that of this process if None.
+        """
+        env = os.environ if env is None else env
+        return cls(
+            type=env.get("CE_TYPE", cls().type),
+            source=env.get("CE_SOURCE"),
+            merge=env.get("CE_MERGE", "").lower() in _TRUE,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +67,8 @@ class ServerConfig:
         timeout_keep_alive_s: Seconds after which an idle connection is closed. More than the 60 s
             of common proxies, so that the proxy closes first and never meets a closed connection.
         grace_period_s: Seconds that requests in flight get to finish at the end.
+        max_decompressed_bytes: What a compressed request body may become.
+        cloudevents: What the events say that answer events.
         enable_latency_logging: Whether each inference request leaves a line in the log.
         configure_logging: Whether the server configures logging.
         log_config_file: A logging configuration; see `kserve.logging.configure_logging`.
@@ -55,6 +92,8 @@ class ServerConfig:
     event_loop: str = "auto"
     timeout_keep_alive_s: int = 65
     grace_period_s: int = 30
+    max_decompressed_bytes: int = DEFAULT_MAX_DECOMPRESSED_BYTES
+    cloudevents: CloudEventConfig = CloudEventConfig()
     enable_latency_logging: bool = True
     configure_logging: bool = True
     log_config_file: str | None = None
@@ -80,6 +119,8 @@ class ServerConfig:
             event_loop=args.event_loop,
             timeout_keep_alive_s=args.timeout_keep_alive,
             grace_period_s=args.grace_period,
+            max_decompressed_bytes=args.max_decompressed_bytes,
+            cloudevents=CloudEventConfig.from_env(),
             enable_latency_logging=args.enable_latency_logging,
             configure_logging=args.configure_logging,
             log_config_file=args.log_config_file,
@@ -136,6 +177,12 @@ def make_parser() -> argparse.ArgumentParser:
         type=count,
         default=default.grace_period_s,
         help="seconds that requests in flight get at the end (%(default)s)",
+    )
+    add(
+        "--max_decompressed_bytes",
+        type=positive,
+        default=default.max_decompressed_bytes,
+        help="what a compressed request body may become (%(default)s)",
     )
     _add_logging(parser)
     _add_grpc(parser)

@@ -6,6 +6,8 @@ InferenceServerError                     500  INTERNAL
 ├── ModelNotReady                        503  UNAVAILABLE          known, but not loaded
 ├── ServerNotLive                        503  UNAVAILABLE
 ├── ServerNotReady                       503  UNAVAILABLE
+├── RequestTooLarge                      413  RESOURCE_EXHAUSTED   more than a limit allows
+├── UnsupportedEncoding                  415  UNIMPLEMENTED        a compression we do not read
 ├── UnsupportedProtocol                  501  UNIMPLEMENTED
 ├── InferenceError                       500  INTERNAL             raised by a model, text is shown
 └── StartError                           500  INTERNAL             the server cannot start
@@ -20,7 +22,8 @@ nothing.
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 # An absolute path in a text, with its last name in the group; `a/b` and `http://host/a` are none.
@@ -34,11 +37,13 @@ class InferenceServerError(Exception):
         http_status: The status over REST.
         grpc_status: The name of the status code over gRPC.
         is_public: Whether the client may read the text.
+        http_headers: What goes into the headers of the answer over REST.
     """
 
     http_status: int = 500
     grpc_status: str = "INTERNAL"
     is_public: bool = True
+    http_headers: Mapping[str, str] = MappingProxyType({})
 
 
 class InvalidInput(InferenceServerError, ValueError):
@@ -97,6 +102,30 @@ class ServerNotReady(InferenceServerError):
     def __init__(self, detail: str | None = None) -> None:
         super().__init__(f"Server is not ready. {detail}" if detail else "Server is not ready.")
         self.reason = str(self)
+
+
+class RequestTooLarge(InferenceServerError):
+    """The request is larger than a limit allows; the text names the limit."""
+
+    http_status, grpc_status = 413, "RESOURCE_EXHAUSTED"
+
+
+class UnsupportedEncoding(InferenceServerError):
+    """The body is compressed in a way that the server does not read.
+
+    Args:
+        encoding: The Content-Encoding that came.
+        supported: Those that are read.
+    """
+
+    http_status, grpc_status = 415, "UNIMPLEMENTED"
+
+    def __init__(self, encoding: str, supported: Iterable[str] = ()) -> None:
+        listing = ", ".join(supported)
+        super().__init__(f"Content-Encoding: expected one of {listing}, got {encoding!r}")
+        # "servers [...] SHOULD include an Accept-Encoding header field [...] in the 415 response"
+        # Source: RFC 9110, 12.5.3, https://www.rfc-editor.org/rfc/rfc9110#section-12.5.3
+        self.http_headers = {"accept-encoding": listing}
 
 
 class UnsupportedProtocol(InferenceServerError):

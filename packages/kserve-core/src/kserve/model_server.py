@@ -19,7 +19,7 @@ from kserve.errors import NoModelReady, StartError
 from kserve.executor import run_in_new_thread, run_user_code
 from kserve.logging import configure_logging, logger
 from kserve.model import BaseKServeModel
-from kserve.model_repository import ModelRepository, ModelState, load, reason_of
+from kserve.model_repository import ModelRepository, ModelState, load, public_reason_of, reason_of
 from kserve.predictor_config import PredictorConfig
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest.app import Application
@@ -241,7 +241,7 @@ class ModelServer:
             self.registered_models.update(model, name)
             await run_in_new_thread(model.start)
         except Exception as exc:
-            self.registered_models.set_status(name, ModelState.UNAVAILABLE, reason_of(exc))
+            self.registered_models.set_status(name, ModelState.UNAVAILABLE, public_reason_of(exc))
             logger.error("Model %s cannot be loaded: %s", name, reason_of(exc), exc_info=exc)
             return exc
         return None
@@ -334,6 +334,8 @@ class ModelServer:
             timeout_keep_alive=self.config.timeout_keep_alive_s,
             grace_period=self.config.grace_period_s,
             log_requests=self.config.enable_latency_logging,
+            max_decompressed_bytes=self.config.max_decompressed_bytes,
+            cloudevents=self.config.cloudevents,
         )
 
     def _loop_factory(self) -> Callable[[], asyncio.AbstractEventLoop]:

@@ -110,7 +110,8 @@ def _infer(port: int, name: str, body: Any = None, **headers: str) -> Response:
         pytest.param("/v2/health/ready", b'{"ready":true}', id="ready"),
         pytest.param(
             "/v2",
-            b'{"name":"kserve","version":"%b","extensions":[]}' % server_version().encode(),
+            b'{"name":"kserve","version":"%b","extensions":["binary_tensor_data"]}'
+            % server_version().encode(),
             id="server metadata",
         ),
         pytest.param(
@@ -320,18 +321,6 @@ def test_a_wrong_request_is_a_400_that_says_why(
     response = request(port, "POST", f"/v2/models/{name}/infer", body)
 
     assert (response.status, response.json()) == (400, {"error": error})
-
-
-def test_binary_tensor_data_is_refused_by_name(port: int) -> None:
-    response = _infer(port, "v2-echo", **{"Inference-Header-Content-Length": "2"})
-
-    assert (response.status, response.json()) == (
-        400,
-        {
-            "error": "binary tensor data (Inference-Header-Content-Length) is not supported, "
-            "send JSON"
-        },
-    )
 
 
 def test_a_result_that_is_no_response_is_the_models_mistake(port: int) -> None:

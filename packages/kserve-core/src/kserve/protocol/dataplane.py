@@ -1,7 +1,7 @@
 """The data plane: every inference request of every wire passes through `DataPlane.run`."""
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Final
 
 from kserve.endpoint import Endpoint, is_healthy
 from kserve.endpoints import Endpoints
@@ -11,6 +11,9 @@ from kserve.model import BaseKServeModel, InferenceModel, TensorModel
 from kserve.model_control import ModelControl
 from kserve.model_repository import ModelRepository, ModelState
 from kserve.predictor_config import PredictorConfig
+
+# Of the Open Inference Protocol, by the names that Triton gives them.
+_EXTENSIONS: Final = ("binary_tensor_data",)
 
 
 class DataPlane:
@@ -157,7 +160,9 @@ class DataPlane:
 
     def metadata(self) -> dict[str, Any]:
         """Give the name, version and extensions of the server."""
-        extensions = ["model_repository"] if self.has_repository_api else []
+        extensions = list(_EXTENSIONS)
+        if self.has_repository_api:
+            extensions.append("model_repository")
         return {"name": "kserve", "version": server_version(), "extensions": extensions}
 
     async def model_metadata(self, model_name: str, version: str | None = None) -> dict[str, Any]:

@@ -63,14 +63,27 @@ def decode(body: bytes, model_name: str) -> InferRequest:
     Raises:
         InvalidInput: The body is no JSON or no request; the message names the input and the field.
     """
+    return read_json(body, lambda value: read_request(value, model_name, read_json_input))
+
+
+def read_json(body: bytes, read: Callable[[Any], InferRequest]) -> InferRequest:
+    """Parse a JSON document, large arrays of numbers as blocks, and read it.
+
+    Args:
+        body: The document.
+        read: Makes the request of the value; called again if it refuses a value with blocks.
+
+    Raises:
+        InvalidInput: The document is no JSON, or `read` raises it.
+    """
     value = number_blocks.parse(body)
     if value is not None:
         try:
-            return read_request(value, model_name, read_json_input)
+            return read(value)
         except InvalidInput:
             # What a block refuses may still be good; the plain way knows and names the position.
             pass
-    return read_request(parse(body), model_name, read_json_input)
+    return read(parse(body))
 
 
 def encode(response: InferResponse) -> EncodedJson:
@@ -86,17 +99,9 @@ def encode(response: InferResponse) -> EncodedJson:
     n_nulled = 0
     outputs = []
     for output, _ in response._outputs_to_send():
-        data, n_here = _json_data(output)
+        entry, n_here = json_entry(output)
         n_nulled += n_here
-        outputs.append(
-            {
-                "name": output.name,
-                "shape": list(output.shape),
-                "datatype": output.datatype,
-                "parameters": _json_parameters(output),
-                "data": data,
-            }
-        )
+        outputs.append(entry)
     document = {
         "model_name": response.model_name,
         "model_version": response.model_version,
@@ -109,6 +114,23 @@ def encode(response: InferResponse) -> EncodedJson:
     except orjson.JSONEncodeError as error:
         raise InferenceError(f"the response cannot be written as JSON: {error}") from error
     return EncodedJson(body, n_nulled)
+
+
+def json_entry(output: InferOutput) -> tuple[dict[str, Any], int]:
+    """Give an output's entry with flat data, and how many of its values are null.
+
+    Raises:
+        InvalidInput: The output is FP16 or holds bytes that are not UTF-8.
+    """
+    data, n_nulled = _json_data(output)
+    entry = {
+        "name": output.name,
+        "shape": list(output.shape),
+        "datatype": output.datatype,
+        "parameters": _json_parameters(output),
+        "data": data,
+    }
+    return entry, n_nulled
 
 
 def read_request(
@@ -131,11 +153,14 @@ def read_request(
     if request_id is not None and not isinstance(request_id, str):
         raise InvalidInput(f"expected 'id' to be a string, got {request_id!r}")
     headers = _read_headers(value)
+    parameters = read_parameters(value, "the request")
+    if parameters:
+        _check_flag(parameters, "binary_data_output", "the request")
     return InferRequest(
         model_name,
         [read_input(header) for header in headers],
         request_id=request_id,
-        parameters=read_parameters(value, "the request"),
+        parameters=parameters,
         request_outputs=_read_requested_outputs(value),
     )
 
@@ -232,10 +257,21 @@ def _read_requested_outputs(value: dict[str, Any]) -> list[RequestedOutput] | No
         raise InvalidInput("expected 'outputs' to be a list")
     names = [_read_name(item, f"outputs[{index}]") for index, item in enumerate(outputs)]
     _check_unique(names, "output")
-    return [
-        RequestedOutput(name, read_parameters(item, f"output {name!r}"))
-        for name, item in zip(names, outputs, strict=True)
-    ]
+    return [_read_requested_output(name, item) for name, item in zip(names, outputs, strict=True)]
+
+
+def _read_requested_output(name: str, item: dict[str, Any]) -> RequestedOutput:
+    owner = f"output {name!r}"
+    parameters = read_parameters(item, owner)
+    if parameters:
+        _check_flag(parameters, "binary_data", owner)
+    return RequestedOutput(name, parameters)
+
+
+def _check_flag(parameters: dict[str, Any], name: str, owner: str) -> None:
+    flag = parameters.get(name, False)
+    if not isinstance(flag, bool):
+        raise InvalidInput(f"{owner}: expected parameter {name!r} to be a boolean, got {flag!r}")
 
 
 def _read_name(item: Any, owner: str) -> str:

@@ -11,10 +11,12 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from kserve.config import DEFAULT_MAX_DECOMPRESSED_BYTES, CloudEventConfig
 from kserve.executor import run_in_new_thread
 from kserve.metrics import AnswerMetrics
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest import repository, v1, v2
+from kserve.protocol.rest.compression import Compression
 from kserve.protocol.rest.exchange import ClientDisconnected, Exchange
 from kserve.protocol.rest.model_path import split_version
 from kserve.protocol.rest.responses import JSONResponse
@@ -32,10 +34,21 @@ class RestApp:
     Args:
         dataplane: Answers the requests.
         log_requests: Whether each inference request leaves a line in the log.
+        max_decompressed_bytes: What a compressed request body may become.
+        cloudevents: What the events say that answer events.
     """
 
-    def __init__(self, dataplane: DataPlane, *, log_requests: bool = True) -> None:
+    def __init__(
+        self,
+        dataplane: DataPlane,
+        *,
+        log_requests: bool = True,
+        max_decompressed_bytes: int = DEFAULT_MAX_DECOMPRESSED_BYTES,
+        cloudevents: CloudEventConfig | None = None,
+    ) -> None:
         self._dataplane = dataplane
+        self._compression = Compression(max_decompressed_bytes)
+        self._cloudevents = cloudevents or CloudEventConfig()
         self._log_requests = log_requests
         # Whatever concerns no model that is there: a name from the URL is never a label.
         self._other_metrics = AnswerMetrics("")
@@ -55,7 +68,9 @@ class RestApp:
         """Answer one HTTP request."""
         if scope["type"] != "http":
             return
-        exchange = Exchange(scope, receive, send, self._other_metrics)
+        exchange = Exchange(
+            scope, receive, send, self._other_metrics, self._compression, self._cloudevents
+        )
         try:
             await self._dispatch(exchange, scope, receive)
         except ClientDisconnected:

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from time import perf_counter
 from typing import Any, Final
 from uuid import uuid4
@@ -11,14 +11,29 @@ import orjson
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
-from kserve.errors import describe
+from kserve.config import CloudEventConfig
+from kserve.errors import InferenceServerError, describe
 from kserve.logging import logger, request_id_var, trace_logger
 from kserve.metrics import AnswerMetrics
 from kserve.protocol.codec.encoded_json import EncodedJson
+from kserve.protocol.codec.v2_binary import EncodedBinary
+from kserve.protocol.rest.compression import MIN_COMPRESSED_BYTES, Compression, RawHeaders
 
-RawHeaders = list[tuple[bytes, bytes]]
+# body, headers -> body, headers
+Wrap = Callable[[bytes, RawHeaders], tuple[bytes, RawHeaders]]
 
 JSON_HEADERS: Final[RawHeaders] = [(b"content-type", b"application/json")]
+
+_JSON_LENGTH: Final = b"inference-header-content-length"
+
+# They describe a body; a model's copies of its predictor's would describe another one.
+_BODY_HEADERS: Final = frozenset({b"content-type", b"content-encoding", _JSON_LENGTH})
+
+# The widest alignment that numpy asks for, and the one that every allocation has.
+_ALIGNMENT: Final = 16
+
+# A body of tensors below this is copied once more to be sent in one piece.
+_MAX_JOINED_BYTES: Final = 64 << 10
 
 # Printable ASCII: the id goes into the log and back to the client.
 _REQUEST_ID: Final = re.compile(rb"[!-~]{1,128}")
@@ -53,28 +68,47 @@ class Exchange:
 
     Attributes:
         scope: The ASGI scope.
+        fields: The request's headers, lower-case; of repeated ones the first.
         request_id: The client's `x-request-id`, or one made here; the response carries it.
         metrics: Where the answer is counted: the model's, once it is known.
         protocol: `v1`, `v2`, or empty for other routes.
         model_name: As in the route; empty for other routes.
         status: Of the response that was started; 0 before.
+        cloudevents: What the events say that answer events.
+        wrap: Puts the body of a good answer into something; None leaves it as it is.
     """
 
     __slots__ = (
+        "_compression",
         "_receive",
         "_send",
         "_started",
+        "cloudevents",
+        "fields",
         "metrics",
         "model_name",
         "protocol",
         "request_id",
         "scope",
         "status",
+        "wrap",
     )
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, metrics: AnswerMetrics) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        metrics: AnswerMetrics,
+        compression: Compression | None = None,
+        cloudevents: CloudEventConfig | None = None,
+    ) -> None:
         self.scope = scope
+        self.fields: dict[bytes, bytes] = dict(reversed(scope["headers"]))
         self.metrics = metrics
+        self.cloudevents = cloudevents or CloudEventConfig()
+        self.wrap: Wrap | None = None
+        self._compression = compression or Compression()
         self.protocol = ""
         self.model_name = ""
         self.status = 0
@@ -90,23 +124,58 @@ class Exchange:
 
     def header(self, name: bytes) -> bytes | None:
         """Give the first header of a lower-case name."""
-        for key, value in self.scope["headers"]:
-            if key == name:
-                return bytes(value)
-        return None
+        return self.fields.get(name)
 
     def headers(self) -> dict[str, str]:
-        """Give all headers, lower-case; of repeated ones the last."""
-        return {
+        """Give all headers, lower-case; of repeated ones the last.
+
+        Without the Content-Encoding: the body that goes with them is decompressed.
+        """
+        headers = {
             key.decode("latin-1"): value.decode("latin-1") for key, value in self.scope["headers"]
         }
+        if b"content-encoding" in self.fields:
+            del headers["content-encoding"]
+        return headers
 
     async def body(self) -> bytes:
-        """Read the whole body.
+        """Read the whole body, and decompress it.
 
         Raises:
             ClientDisconnected: The client went away before it had sent everything.
+            UnsupportedEncoding, InvalidInput, RequestTooLarge: It cannot be decompressed.
         """
+        if b"content-encoding" in self.fields:
+            encoding = self._listed(b"content-encoding")
+            return await self._compression.decompress(await self._read(), encoding)
+        return await self._read()
+
+    async def binary_body(self, json_length: int) -> memoryview:
+        """Read a whole body of a JSON part and tensors, so that the first tensor is aligned.
+
+        Args:
+            json_length: Length in bytes of the JSON part.
+
+        Raises:
+            ClientDisconnected, UnsupportedEncoding, InvalidInput, RequestTooLarge: As `body`.
+        """
+        if b"content-encoding" in self.fields:
+            return memoryview(await self.body())
+        padding = -json_length % _ALIGNMENT
+        buffer = bytearray(padding)
+        message = await self._receive()
+        while message["type"] == "http.request":
+            buffer += message.get("body", b"")
+            if not message.get("more_body"):
+                return memoryview(buffer)[padding:].toreadonly()
+            message = await self._receive()
+        raise ClientDisconnected
+
+    def _listed(self, name: bytes) -> bytes:
+        # "its field value is the list of field line values [...] separated by a comma"
+        return b",".join(value for key, value in self.scope["headers"] if key == name)
+
+    async def _read(self) -> bytes:
         message = await self._receive()
         if not message.get("more_body") and message["type"] == "http.request":
             return bytes(message.get("body", b""))
@@ -129,7 +198,12 @@ class Exchange:
         await self._send(message)
 
     async def reply(self, body: bytes, headers: RawHeaders, status: int = 200) -> None:
-        """Answer with a whole body; its length is added to the headers."""
+        """Answer with a whole body, compressed if that is worth it; the length is added."""
+        if self.wrap is not None and status == 200:
+            body, headers = self.wrap(body, headers)
+        if len(body) >= MIN_COMPRESSED_BYTES:
+            accepted = self._listed(b"accept-encoding")
+            body, headers = await self._compression.compress(body, headers, accepted)
         length = (b"content-length", b"%d" % len(body))
         await self.send(
             {"type": "http.response.start", "status": status, "headers": [*headers, length]}
@@ -141,6 +215,27 @@ class Exchange:
         if encoded.n_nulled:
             self.metrics.nonfinite.inc(encoded.n_nulled)
         await self.reply(encoded.body, _json_headers(headers))
+
+    async def reply_binary(self, encoded: EncodedBinary, headers: RawHeaders) -> None:
+        """Answer with tensors in binary form, large ones without another copy."""
+        if encoded.n_nulled:
+            self.metrics.nonfinite.inc(encoded.n_nulled)
+        headers = [
+            (b"content-type", b"application/octet-stream"),
+            (_JSON_LENGTH, b"%d" % encoded.json_length),
+            *_without_body_headers(headers),
+        ]
+        n_bytes = sum(map(len, encoded.parts))
+        if n_bytes <= _MAX_JOINED_BYTES or self.wrap is not None:
+            await self.reply(b"".join(encoded.parts), headers)
+            return
+        length = (b"content-length", b"%d" % n_bytes)
+        await self.send(
+            {"type": "http.response.start", "status": 200, "headers": [*headers, length]}
+        )
+        for part in encoded.parts:
+            await self.send({"type": "http.response.body", "body": part, "more_body": True})
+        await self.send({"type": "http.response.body", "body": b""})
 
     async def stream(self, chunks: AsyncIterable[Any], headers: RawHeaders) -> None:
         """Answer with chunks as they come.
@@ -221,8 +316,11 @@ def encode_headers(headers: Mapping[str, str]) -> RawHeaders:
 
 
 def _json_headers(headers: RawHeaders) -> RawHeaders:
-    kept = [pair for pair in headers if pair[0] not in (b"content-type", b"content-encoding")]
-    return [*JSON_HEADERS, *kept]
+    return [*JSON_HEADERS, *_without_body_headers(headers)]
+
+
+def _without_body_headers(headers: RawHeaders) -> RawHeaders:
+    return [pair for pair in headers if pair[0] not in _BODY_HEADERS]
 
 
 def _error_response(exc: Exception) -> tuple[int, bytes, RawHeaders]:
@@ -233,7 +331,10 @@ def _error_response(exc: Exception) -> tuple[int, bytes, RawHeaders]:
     """
     if not isinstance(exc, HTTPException):
         status, _, text = describe(exc)
-        return status, orjson.dumps({"error": text}), JSON_HEADERS
+        body = orjson.dumps({"error": text})
+        if isinstance(exc, InferenceServerError) and exc.http_headers:
+            return status, body, [*JSON_HEADERS, *encode_headers(exc.http_headers)]
+        return status, body, JSON_HEADERS
     headers = encode_headers(exc.headers or {})
     if exc.status_code in _BODILESS:
         return exc.status_code, b"", headers

@@ -9,6 +9,7 @@ from typing import Final, cast
 import uvicorn
 from starlette.types import ASGIApp
 
+from kserve.config import DEFAULT_MAX_DECOMPRESSED_BYTES, CloudEventConfig
 from kserve.errors import StartError
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest.app import Application, RestApp
@@ -31,6 +32,8 @@ class RESTServer:
         timeout_keep_alive: Seconds after which an idle connection is closed.
         grace_period: Seconds that requests in flight get to finish at the end.
         log_requests: Whether each inference request leaves a line in the log.
+        max_decompressed_bytes: What a compressed request body may become.
+        cloudevents: What the events say that answer events.
     """
 
     def __init__(
@@ -44,11 +47,18 @@ class RESTServer:
         timeout_keep_alive: int = 65,
         grace_period: int = 30,
         log_requests: bool = True,
+        max_decompressed_bytes: int = DEFAULT_MAX_DECOMPRESSED_BYTES,
+        cloudevents: CloudEventConfig | None = None,
     ) -> None:
         self.dataplane = data_plane
         self._host = host
         self._port = http_port
-        self._rest_app = RestApp(data_plane, log_requests=log_requests)
+        self._rest_app = RestApp(
+            data_plane,
+            log_requests=log_requests,
+            max_decompressed_bytes=max_decompressed_bytes,
+            cloudevents=cloudevents,
+        )
         self._app = _imported() if isinstance(app, str) else app
         self._task: asyncio.Task[None] | None = None
         self.config = uvicorn.Config(

@@ -5,20 +5,27 @@ https://github.com/kserve/open-inference-protocol/blob/main/specification/protoc
 """
 
 from copy import copy
-from typing import Any
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from kserve.constants.constants import INFERENCE_CONTENT_LENGTH_HEADER
+from kserve.endpoint import Endpoint
 from kserve.errors import InferenceError, InvalidInput, ServerNotReady
-from kserve.protocol.codec import v1_json, v2_json
+from kserve.protocol.codec import cloudevents, v1_json, v2_binary, v2_json
 from kserve.protocol.codec.encoded_json import EncodedJson
+from kserve.protocol.codec.v2_binary import EncodedBinary
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.infer_type import InferRequest, InferResponse
+from kserve.protocol.rest import events
 from kserve.protocol.rest.exchange import Exchange, encode_headers
 from kserve.protocol.rest.model_path import split_version
 from kserve.protocol.rest.responses import JSONResponse
+from kserve.protocol.tensor import RawData
+
+_JSON_LENGTH: Final = INFERENCE_CONTENT_LENGTH_HEADER.encode()
 
 
 async def infer(
@@ -27,7 +34,10 @@ async def infer(
     """Answer `POST /v2/models/{model_name}[/versions/{version}]/infer`."""
     endpoint = await dataplane.find(model_name, version)
     exchange.metrics = endpoint.metrics
-    request = _decode(exchange, await exchange.body(), endpoint.name)
+    if _JSON_LENGTH in exchange.fields or cloudevents.is_event(exchange.fields):
+        request = await _read(exchange, endpoint)
+    else:
+        request = v2_json.decode(await exchange.body(), endpoint.name)
     request.model_version = version
     headers = {} if endpoint.takes_tensors else exchange.headers()
     result, response_headers = await dataplane.run(endpoint, request, headers, "predict")
@@ -35,7 +45,11 @@ async def infer(
     if hasattr(result, "__aiter__"):
         await exchange.stream(result, raw_headers)
         return
-    await exchange.reply_json(_encode(result, request.id or exchange.request_id), raw_headers)
+    encoded = _encode(result, request, exchange.request_id)
+    if isinstance(encoded, EncodedJson):
+        await exchange.reply_json(encoded, raw_headers)
+    else:
+        await exchange.reply_binary(encoded, raw_headers)
 
 
 def routes(dataplane: DataPlane) -> list[Route]:
@@ -76,15 +90,24 @@ def routes(dataplane: DataPlane) -> list[Route]:
     ]
 
 
-def _decode(exchange: Exchange, body: bytes, model_name: str) -> InferRequest:
-    if exchange.header(b"inference-header-content-length") is not None:
-        raise InvalidInput(
-            "binary tensor data (Inference-Header-Content-Length) is not supported, send JSON"
-        )
-    return v2_json.decode(body, model_name)
+async def _read(exchange: Exchange, endpoint: Endpoint) -> InferRequest:
+    """Read a request that has binary tensors, or comes in an event, or both."""
+    header = exchange.header(_JSON_LENGTH)
+    json_length = None if header is None else v2_binary.read_json_length(header)
+    body: RawData = await exchange.binary_body(json_length or 0)
+    if cloudevents.is_event(exchange.fields):
+        event = events.unwrap(exchange, bytes(body))
+        body = event.data
+        if json_length is None:
+            cloudevents.read_data(event)
+    if json_length is None:
+        return v2_json.decode(bytes(body), endpoint.name)
+    if json_length == 0:
+        return v2_binary.decode_raw(body, endpoint.name, endpoint.signature.inputs)
+    return v2_binary.decode(body, json_length, endpoint.name)
 
 
-def _encode(result: Any, request_id: str) -> EncodedJson:
+def _encode(result: Any, request: InferRequest, request_id: str) -> EncodedJson | EncodedBinary:
     if isinstance(result, dict) and "outputs" in result:
         result = _read_result(result)
     if not isinstance(result, InferResponse):
@@ -92,8 +115,8 @@ def _encode(result: Any, request_id: str) -> EncodedJson:
     if result.id is None:
         # The model may keep the object and give it again.
         result = copy(result)
-        result.id = request_id
-    return v2_json.encode(result)
+        result.id = request.id or request_id
+    return v2_binary.encode(result, request) or v2_json.encode(result)
 
 
 def _read_result(result: dict[str, Any]) -> InferResponse:
