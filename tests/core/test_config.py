@@ -159,6 +159,11 @@ def test_the_command_line_of_the_process_is_the_default(monkeypatch: pytest.Monk
             id="port",
         ),
         pytest.param(
+            ["--model_name", ""],
+            "argument --model_name: expected a text, got an empty one",
+            id="no name",
+        ),
+        pytest.param(
             ["--workers", "-1"],
             "argument --workers: expected an integer, 0 or more, got '-1'",
             id="count",

@@ -138,7 +138,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--host", default=default.host, help="address to bind (%(default)s)")
     add("--http_port", type=port, default=8080, help="REST port, 0 for a free one (%(default)s)")
     add("--grpc_port", type=port, default=8081, help="gRPC port (%(default)s)")
-    add("--model_name", default="model", help="name to serve the model under (%(default)s)")
+    add(
+        "--model_name",
+        type=non_empty,
+        default="model",
+        help="name to serve the model under (%(default)s)",
+    )
     add(
         "--workers",
         type=count,
@@ -240,6 +245,17 @@ def boolean(text: str) -> bool:
     if lowered not in _TRUE | _FALSE:
         raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
     return lowered in _TRUE
+
+
+def non_empty(text: str) -> str:
+    """Read a text of at least one character.
+
+    Raises:
+        argparse.ArgumentTypeError: It is empty.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("expected a text, got an empty one")
+    return text
 
 
 def count(text: str) -> int:
