@@ -1,17 +1,22 @@
-"""Memory that a model leaves behind, given back to the operating system."""
+"""Memory that has been freed and that the process still has."""
 
 import ctypes
-import gc
-from contextlib import suppress
+from collections.abc import Callable
+from functools import cache
 
 
-def release_memory() -> None:
-    """Collect garbage, and have the allocator give free pages back where it can; blocks.
+def trim() -> None:
+    """Give freed memory back to the system, where the C library can: glibc, in about 1 ms.
 
-    glibc keeps what was freed for the next allocation: a server that swaps models would grow to
-    the sum of their peaks.
+    It keeps what lies between blocks in use, which after a large message is most of its size.
     """
-    gc.collect()
-    # Other C libraries have no malloc_trim; some platforms cannot open the program itself.
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
+    _malloc_trim()(0)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int]:
+    try:
+        function: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError):
+        return lambda pad: 0
+    return function

@@ -1,6 +1,7 @@
 """Loading, reloading and unloading models while the server answers requests."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
@@ -10,7 +11,7 @@ from kserve.endpoints import Endpoints
 from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady, StartError, without_paths
 from kserve.executor import run_in_new_thread, run_user_code
 from kserve.logging import logger
-from kserve.memory import release_memory
+from kserve.memory import trim
 from kserve.metrics import forget_model
 from kserve.model import BaseKServeModel
 from kserve.model_repository import (
@@ -147,4 +148,10 @@ class ModelControl:
             except Exception as exc:
                 logger.error("Model %s failed to stop: %s", model.name, exc, exc_info=exc)
             del model
-        await run_in_new_thread(release_memory)
+        await run_in_new_thread(_release_memory)
+
+
+def _release_memory() -> None:
+    # A model that refers to itself is only the collector's to find.
+    gc.collect()
+    trim()

@@ -1,5 +1,6 @@
 """The data plane: every inference request of every wire passes through `DataPlane.run`."""
 
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
@@ -174,9 +175,6 @@ class DataPlane:
         model = self._get(model_name, version)
         if model is None:
             raise self.unavailability(model_name, version)
-        versions = self._model_registry.versions(model_name) or None
-        if versions is None and isinstance(model, TensorModel):
-            versions = model.versions  # type: ignore[assignment]  # only read
         inputs: list[Any] = []
         outputs: list[Any] = []
         if isinstance(model, InferenceModel):
@@ -184,7 +182,7 @@ class DataPlane:
             outputs = list(await run_user_code(model.get_output_types) or [])
         return {
             "name": model_name,
-            "versions": versions,
+            "versions": self._versions(model_name),
             "platform": model.platform if isinstance(model, TensorModel) else "",
             "inputs": inputs,
             "outputs": outputs,
@@ -200,7 +198,7 @@ class DataPlane:
             raise ModelNotFound(model_name)
         if not version:
             return await self._model_registry.is_model_ready(model_name)
-        model = self._model_registry.get_version(model_name, version)
+        model = self._get(model_name, version)
         if model is None:
             raise self.unavailability(model_name, version)
         return await is_healthy(model)
@@ -279,16 +277,26 @@ class DataPlane:
             )
 
     def _get(self, model_name: str, version: str | None) -> BaseKServeModel | None:
-        if version:
-            return self._model_registry.get_version(model_name, version)
-        return self._model_registry.get_model(model_name)
+        if not version:
+            return self._model_registry.get_model(model_name)
+        model = self._model_registry.get_version(model_name, version)
+        if model is None and version in (self._versions(model_name) or ()):
+            # One that names versions itself answers for all of them.
+            return self._model_registry.get_model(model_name)
+        return model
+
+    def _versions(self, model_name: str) -> Sequence[str] | None:
+        """Give the versions of a model that can be asked for; None where it has none."""
+        model = self._model_registry.get_model(model_name)
+        named = model.versions if isinstance(model, TensorModel) else None
+        return self._model_registry.versions(model_name) or named
 
     def _version_unavailability(self, name: str, version: str) -> ModelNotFound | ModelNotReady:
         failures = self._model_registry.failures(name)
-        if self._model_registry.get_version(name, version) is not None or version in failures:
+        if self._get(name, version) is not None or version in failures:
             reason = failures.get(version)
             return ModelNotReady(name, f"Version {version}: {reason}" if reason else None)
-        versions = ", ".join(self._model_registry.versions(name))
+        versions = ", ".join(self._versions(name) or ())
         has = f"it has {versions}" if versions else "it has no versions"
         return ModelNotFound(name, f"Model with name {name} has no version {version}: {has}.")
 
