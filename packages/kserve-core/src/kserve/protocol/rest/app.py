@@ -72,7 +72,7 @@ class RestApp:
         try:
             await self._dispatch(exchange, scope, receive)
         except ClientDisconnected:
-            pass
+            exchange.leave()
         except Exception as exc:
             await exchange.fail(exc)
         finally:

@@ -13,6 +13,7 @@ from kserve.config import DEFAULT_MAX_DECOMPRESSED_BYTES, CloudEventConfig
 from kserve.errors import StartError
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest.app import Application, RestApp
+from kserve.protocol.rest.http import HTTPProtocol
 
 # Connections that wait to be accepted; as uvicorn's default.
 _BACKLOG: Final = 2048
@@ -64,7 +65,7 @@ class RESTServer:
         self.config = uvicorn.Config(
             self.create_application(),
             loop=event_loop,
-            http="httptools",
+            http=HTTPProtocol,
             ws="none",
             lifespan="off",
             log_config=None,
