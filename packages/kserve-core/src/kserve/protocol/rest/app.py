@@ -1,5 +1,6 @@
 """The ASGI application: the infer routes first, by two string operations, then the route table."""
 
+import asyncio
 from typing import Final
 
 from prometheus_client import REGISTRY
@@ -12,7 +13,9 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kserve.config import DEFAULT_MAX_DECOMPRESSED_BYTES, CloudEventConfig
+from kserve.errors import ServerNotReady
 from kserve.executor import run_in_new_thread
+from kserve.logging import logger
 from kserve.metrics import AnswerMetrics
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest import v1, v2
@@ -73,6 +76,11 @@ class RestApp:
             await self._dispatch(exchange, scope, receive)
         except ClientDisconnected:
             exchange.leave()
+        except asyncio.CancelledError:
+            if not self._dataplane.is_draining:
+                raise
+            logger.warning("Request did not finish in the grace period")
+            await exchange.fail(ServerNotReady("The server is shutting down."))
         except Exception as exc:
             await exchange.fail(exc)
         finally:
