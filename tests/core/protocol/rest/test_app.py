@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+from prometheus_client import REGISTRY, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.middleware.cors import CORSMiddleware
@@ -239,6 +240,30 @@ def test_metrics_come_in_the_form_that_is_asked_for(
     assert response.status == 200
     assert response.headers["content-type"].startswith(content_type)
     assert response.body.endswith(end)
+
+
+def test_metrics_are_written_off_the_loop(port: int) -> None:
+    threads: list[str] = []
+
+    class Collector:
+        def collect(self) -> Iterator[Metric]:
+            threads.append(threading.current_thread().name)
+            return iter(())
+
+        def describe(self) -> Iterator[Metric]:
+            return iter(())
+
+    collector = Collector()
+    REGISTRY.register(collector)
+    try:
+        response = request(port, "GET", "/metrics")
+    finally:
+        REGISTRY.unregister(collector)
+
+    assert response.status == 200
+    assert len(threads) == 1
+    # The thread of `serving`, which the loop runs on.
+    assert threads[0] != "serving"
 
 
 def test_probes_and_another_model_answer_while_a_plain_predict_blocks() -> None:
