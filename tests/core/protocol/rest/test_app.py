@@ -341,6 +341,27 @@ def test_a_dispatch_middleware_sees_every_infer_request(
     assert response.headers["x-marked"] == f"/v1/models/{name}:predict"
 
 
+def test_a_request_that_is_cancelled_under_a_dispatch_middleware_is_told_why(
+    app: Application, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.add_middleware(Marking)
+    model = Blocking("app-blocking")
+    late: list[Response] = []
+
+    with serving(model, grace_period_s=0) as port:
+        waiting = threading.Thread(target=lambda: late.append(_predict(port, "app-blocking")))
+        waiting.start()
+        assert model.entered.wait(WAIT_S)
+    model.released.set()
+    waiting.join(WAIT_S)
+
+    assert [(response.status, response.json()) for response in late] == [
+        (503, {"error": "Server is not ready. The server is shutting down."})
+    ]
+    assert "x-request-id" in late[0].headers
+    assert [record.exc_info for record in caplog.records if record.exc_info] == []
+
+
 def test_a_compressing_middleware_may_change_the_length(app: Application) -> None:
     app.add_middleware(GZipMiddleware, minimum_size=1)
 
