@@ -265,7 +265,9 @@ def test_a_port_in_use_is_the_reason(env: dict[str, str], model_dir: str) -> Non
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
 
-        code, lines = _run(env, "--model_dir", model_dir, "--http_port", str(port))
+        code, lines = _run(
+            env, "--model_dir", model_dir, "--http_port", str(port), "--grpc_port", "0"
+        )
 
     assert (code, lines[-1]) == (
         1,
