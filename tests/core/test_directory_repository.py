@@ -357,6 +357,49 @@ async def test_a_failure_is_remembered_while_other_versions_change(tmp_path: Pat
     ]
 
 
+async def test_a_mixture_within_a_model_is_told_once_until_it_changes(tmp_path: Path) -> None:
+    write(tmp_path / "m" / "1", 1)
+    (tmp_path / "m" / "extra").mkdir()
+    repository = DirectoryRepository(Number, str(tmp_path))
+
+    await repository.load_at_start()
+    before = (repository.status("m"), repository.find_changed())
+    (tmp_path / "m" / "extra").rmdir()
+    changed = list(repository.find_changed())
+    await repository.load_changed("m")
+
+    assert before == (
+        ModelStatus(
+            UNAVAILABLE,
+            "m: expected versions (directories named by a number) or models (other names), "
+            "found both: 1, extra",
+        ),
+        {},
+    )
+    assert (changed, numbers(repository, "m")) == (["m"], {"1": 1})
+
+
+def test_a_load_on_the_calling_thread_that_fails_leaves_the_old_model(tmp_path: Path) -> None:
+    write(tmp_path / "m", 1)
+    repository = DirectoryRepository(Number, str(tmp_path))
+    repository.load_model("m")
+    write(tmp_path / "m", "x")
+
+    with pytest.raises(ValueError, match="invalid literal"):
+        repository.load_model("m")
+
+    assert numbers(repository, "m") == {"": 1}
+
+
+def test_an_index_of_a_directory_that_is_not_there_is_what_is_loaded(tmp_path: Path) -> None:
+    write(tmp_path / "models" / "m", 1)
+    repository = DirectoryRepository(Number, str(tmp_path / "models"))
+    repository.load_model("m")
+    shutil.rmtree(tmp_path / "models")
+
+    assert repository.index() == [IndexEntry("m", "", READY)]
+
+
 async def test_a_single_model_whose_directory_went_is_no_change(tmp_path: Path) -> None:
     write(tmp_path / "model" / "1", 1)
     repository = DirectoryRepository(Number, str(tmp_path / "model"))

@@ -41,13 +41,13 @@ class ModelRepositoryExtension:
         """
         await self._control.load(model_name)
 
-    async def unload(self, model_name: str) -> None:
-        """Unload a model.
+    async def unload(self, model_name: str, timeout_s: float | None = None) -> None:
+        """Unload a model, and wait until its last request is over, but no longer than this.
 
         Raises:
             ModelNotFound: There is none of this name.
         """
-        await self._control.unload(model_name)
+        await self._control.unload(model_name, timeout_s)
 
 
 _STATES = {
