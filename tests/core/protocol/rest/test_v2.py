@@ -92,6 +92,7 @@ def port() -> Iterator[int]:
         Fixed("v2-no-id", InferResponse(None, "v2-no-id", [])),
         Fixed("v2-v1-answer", {"predictions": np.array([1, 2])}),
         Fixed("v2-broken", {"outputs": [{"name": "y"}]}),
+        Fixed("v2-faulty", InferResponse("1", "m", [InferOutput("y", [2], "FP32", [1, 2, 3])])),
         Fixed("v2/with/slashes", {"predictions": []}),
         STOPPING,
     ]
@@ -158,8 +159,8 @@ def test_lists_the_models(port: int) -> None:
 
     assert response.status == 200
     assert sorted(response.json().pop("models")) == [
-        *("v2-broken", "v2-dict", "v2-doubling", "v2-echo", "v2-no-id", "v2-stopping"),
-        *("v2-v1-answer", "v2/with/slashes"),
+        *("v2-broken", "v2-dict", "v2-doubling", "v2-echo", "v2-faulty", "v2-no-id"),
+        *("v2-stopping", "v2-v1-answer", "v2/with/slashes"),
     ]
 
 
@@ -332,6 +333,15 @@ def test_a_result_that_is_no_response_is_the_models_mistake(port: int) -> None:
             "error": "the model's result is no inference response: "
             "'shape' field is missing in outputs[0]"
         },
+    )
+
+
+def test_an_output_that_disagrees_with_its_shape_is_the_models_mistake(port: int) -> None:
+    response = _infer(port, "v2-faulty")
+
+    assert (response.status, response.json()) == (
+        500,
+        {"error": "output 'y': expected as many elements as shape [2] holds, got 3"},
     )
 
 

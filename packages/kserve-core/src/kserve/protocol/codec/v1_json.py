@@ -14,7 +14,7 @@ import orjson
 from numpy.typing import NDArray
 
 from kserve.errors import InferenceError, InvalidInput
-from kserve.protocol.codec import encoded_json, number_blocks
+from kserve.protocol.codec import encoded_json, number_blocks, outputs
 from kserve.protocol.codec.dtypes import NUMPY_DTYPES, from_np_dtype
 from kserve.protocol.codec.encoded_json import EncodedJson
 from kserve.protocol.codec.json_body import parse, read_parameters
@@ -105,13 +105,14 @@ def encode_response(response: InferResponse) -> EncodedJson:
     """Write `{"predictions": [...]}`: rows of the only output, or an object for each row.
 
     Raises:
-        InferenceError: The outputs differ in their number of rows.
+        InferenceError: The outputs differ in their number of rows, or one has no data, or data that
+            disagrees with its shape or datatype.
         InvalidInput: A BYTES element is not UTF-8, which V1 cannot express.
     """
     columns = {}
     n_nulled = 0
     for output in response.outputs:
-        columns[output.name], n_here = encoded_json.writable(output.as_numpy())
+        columns[output.name], n_here = encoded_json.writable(outputs.as_array(output))
         n_nulled += n_here
     rows = next(iter(columns.values())) if len(columns) == 1 else _objects(columns)
     try:

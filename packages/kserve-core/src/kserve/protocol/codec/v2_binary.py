@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 
 from kserve.errors import InferenceError, InvalidInput
-from kserve.protocol.codec import v2_json
+from kserve.protocol.codec import outputs, v2_json
 from kserve.protocol.codec.dtypes import NUMPY_DTYPES
 from kserve.protocol.codec.v1_json import InputSpec
 from kserve.protocol.codec.v2_json import InputHeader
@@ -116,7 +116,8 @@ def encode(response: InferResponse, request: InferRequest) -> EncodedBinary | No
     Raises:
         InvalidInput: A requested output is not there, or is FP16 or bytes that are not UTF-8 and
             was not asked for in binary form.
-        InferenceError: A parameter cannot be written as JSON.
+        InferenceError: An output has no data, or data that disagrees with its shape or datatype;
+            or a parameter cannot be written as JSON.
     """
     # Nobody has said anything, as in most requests.
     if not (
@@ -134,8 +135,7 @@ def encode(response: InferResponse, request: InferRequest) -> EncodedBinary | No
     n_nulled = 0
     for output, as_binary in forms:
         if as_binary:
-            entry, raw = output.to_entry(as_binary=True)
-            assert raw is not None
+            entry, raw = outputs.binary_entry(output)
             raws.append(raw)
         else:
             entry, n_here = v2_json.json_entry(output)
