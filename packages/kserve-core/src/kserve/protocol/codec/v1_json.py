@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kserve.errors import InferenceError, InvalidInput
 from kserve.protocol.codec import encoded_json, number_blocks, outputs
 from kserve.protocol.codec.dtypes import NUMPY_DTYPES, from_np_dtype
-from kserve.protocol.codec.encoded_json import EncodedJson
+from kserve.protocol.codec.encoded_json import EncodedJson, Writer
 from kserve.protocol.codec.json_body import parse, read_parameters
 from kserve.protocol.codec.json_numbers import narrow, tensor_from_list
 from kserve.protocol.codec.number_blocks import NumberBlock
@@ -116,12 +116,11 @@ def encode_response(response: InferResponse) -> EncodedJson:
         n_nulled += n_here
     rows = next(iter(columns.values())) if len(columns) == 1 else _objects(columns)
     try:
-        body = orjson.dumps(
-            {"predictions": rows}, default=_decode_bytes, option=orjson.OPT_SERIALIZE_NUMPY
-        )
+        body = _write_rows(rows)
     except orjson.JSONEncodeError as error:
-        if not isinstance(error.__cause__, UnicodeDecodeError):
-            raise InferenceError(f"an output cannot be written as JSON: {error}") from error
+        cause = encoded_json.reason(error)
+        if not isinstance(cause, UnicodeDecodeError):
+            raise InferenceError(f"an output cannot be written as JSON: {cause}") from error
         raise InvalidInput(
             "an output holds bytes that are not UTF-8: use the V2 protocol with binary output"
         ) from error
@@ -141,10 +140,10 @@ def _objects(columns: dict[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
 
 
-def _decode_bytes(value: Any) -> str:
-    if isinstance(value, bytes):
-        return value.decode()
-    raise TypeError(f"Type is not JSON serializable: {type(value).__name__}")
+def _write_rows(rows: Any) -> bytes:
+    if isinstance(rows, np.ndarray):
+        return orjson.dumps({"predictions": rows}, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Writer().dumps({"predictions": rows})
 
 
 def _request(
