@@ -8,6 +8,7 @@ https://github.com/kserve/open-inference-protocol/blob/main/specification/protoc
 from collections.abc import Iterable
 from typing import Any, Self, TypeVar
 
+import numpy as np
 import orjson
 
 from kserve.errors import InvalidInput
@@ -91,7 +92,7 @@ class RestBody:
             name=_required(fields, "name", str, where),
             shape=_shape(fields, where),
             datatype=_required(fields, "datatype", str, where),
-            data=_optional(fields, "data", list, where),
+            data=_data(fields, where),
             parameters=parameters,
         )
         if tensor.datatype not in NUMPY_DTYPES:
@@ -147,10 +148,19 @@ def _requested_output(entry: object, where: str) -> RequestedOutput:
 
 
 def _shape(fields: dict[str, Any], where: str) -> list[int]:
+    if isinstance(fields.get("shape"), tuple):
+        # That of an array, in a document that user code made.
+        fields = {**fields, "shape": list(fields["shape"])}
     shape: list[int] = _required(fields, "shape", list, where)
     if not all(type(axis) is int and axis >= 0 for axis in shape):
         raise InvalidInput(f"{where}: expected 'shape' as whole numbers from 0, got {shape}")
     return shape
+
+
+def _data(fields: dict[str, Any], where: str) -> Any:
+    # As above: an array, which a parser never gives.
+    data = fields.get("data")
+    return data if isinstance(data, np.ndarray) else _optional(fields, "data", list, where)
 
 
 def _check_unique(tensors: Iterable[Tensor]) -> None:
