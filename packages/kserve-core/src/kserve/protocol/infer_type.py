@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from kserve.dataframes import import_pandas
 from kserve.errors import InferenceError, InvalidInput
+from kserve.listing import listing, quoted
 from kserve.protocol.codec.arrays import list_from_array
 from kserve.protocol.codec.bytes_tensor import decode_bytes_tensor, encode_bytes_tensor
 from kserve.protocol.rest_body import AnyTensor, RestBody, join_body
@@ -178,9 +179,10 @@ class InferRequest:
         """
         pd = import_pandas()
         columns = {tensor.name: _column(tensor) for tensor in self.inputs}
-        counts = {name: len(column) for name, column in columns.items()}
-        if len(set(counts.values())) > 1:
-            raise InvalidInput(f"expected inputs with equal numbers of rows, got {counts}")
+        counts = [len(column) for column in columns.values()]
+        if len(set(counts)) > 1:
+            got = [f"{name!r}: {n_rows}" for name, n_rows in zip(columns, counts, strict=True)]
+            raise InvalidInput(f"expected inputs with equal numbers of rows, got {listing(got)}")
         return pd.DataFrame(columns)
 
     def get_input_by_name(self, name: str) -> InferInput | None:
@@ -332,7 +334,7 @@ class InferResponse:
                 names = [output.name for output in self.outputs]
                 raise InvalidInput(
                     f"Unexpected inference output {requested.name!r} for model "
-                    f"{self.model_name!r}, expected one of {names}"
+                    f"{self.model_name!r}, expected one of [{quoted(names)}]"
                 )
             as_binary = requested.binary_data
             outputs.append((output, self._use_binary_outputs if as_binary is None else as_binary))

@@ -14,6 +14,7 @@ import orjson
 from numpy.typing import NDArray
 
 from kserve.errors import InferenceError, InvalidInput
+from kserve.listing import listing, quoted
 from kserve.protocol.codec import encoded_json, number_blocks, outputs
 from kserve.protocol.codec.dtypes import NUMPY_DTYPES, from_np_dtype
 from kserve.protocol.codec.encoded_json import EncodedJson, Writer
@@ -136,7 +137,8 @@ def _objects(columns: dict[str, Any]) -> list[dict[str, Any]]:
         name: len(values) if isinstance(values, list) else 1 for name, values in lists.items()
     }
     if len(set(lengths.values())) > 1 or not all(isinstance(v, list) for v in lists.values()):
-        raise InferenceError(f"the outputs differ in their number of rows: {lengths}")
+        counts = listing([f"{name!r}: {length}" for name, length in lengths.items()])
+        raise InferenceError(f"the outputs differ in their number of rows: {counts}")
     return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
 
 
@@ -204,8 +206,10 @@ def _unlike_first(rows: list[Any]) -> str:
         if type(row) is not dict:
             return f"row {index} is no object, row 0 is one"
         if row.keys() != keys:
-            parts = [f"misses {key!r}" for key in keys if key not in row]
-            parts += [f"has an unknown {key!r}" for key in row if key not in keys]
+            missing = [key for key in keys if key not in row]
+            unknown = [key for key in row if key not in keys]
+            parts = [f"misses {quoted(missing)}"] if missing else []
+            parts += [f"has an unknown {quoted(unknown)}"] if unknown else []
             return f"row {index} {' and '.join(parts)}: every row must have the keys of row 0"
     raise AssertionError("the rows are alike")
 
@@ -219,7 +223,7 @@ def _by_position(
     for index, row in enumerate(rows):
         if type(row) is not list or len(row) != len(inputs):
             got = len(row) if type(row) is list else "no list"
-            names = ", ".join(spec.name for spec in inputs)
+            names = listing([spec.name for spec in inputs])
             raise InvalidInput(f"row {index}: expected {len(inputs)} values ({names}), got {got}")
     if matrix_spec and set(map(type, chain.from_iterable(rows))) <= _NUMBER_OR_NULL:
         return [_tensor(_TENSOR_NAME, rows, matrix_spec)]
