@@ -13,6 +13,7 @@ import orjson
 
 from kserve.errors import InvalidInput
 from kserve.protocol.codec.dtypes import NUMPY_DTYPES
+from kserve.protocol.codec.json_body import parse
 from kserve.protocol.tensor import BINARY_DATA_SIZE, RawData, RequestedOutput, Tensor
 
 AnyTensor = TypeVar("AnyTensor", bound=Tensor)
@@ -35,11 +36,7 @@ class RestBody:
             raise InvalidInput(
                 f"expected a JSON part of 0 to {len(view)} bytes, got a length of {json_length}"
             )
-        try:
-            document = orjson.loads(view[:json_length])
-        except orjson.JSONDecodeError as error:
-            raise InvalidInput(f"Unrecognized request format: {error}") from error
-        self._document = _object(document, "the body")
+        self._document = _object(parse(view[:json_length]), "the body")
         self._tail = view[json_length:]
         self._position = 0
 
