@@ -312,7 +312,7 @@ class InferResponse:
             InferenceError: BYTES that are not UTF-8 are not asked for in binary form.
         """
         tensors = [
-            output.to_entry(as_binary=as_binary) for output, as_binary in self._outputs_to_send()
+            output.to_entry(as_binary=as_binary) for output, as_binary in self.outputs_to_send()
         ]
         document: dict[str, Any] = {
             "id": self.id,
@@ -324,7 +324,12 @@ class InferResponse:
             document["parameters"] = self.parameters
         return join_body(document, [raw for _, raw in tensors])
 
-    def _outputs_to_send(self) -> list[tuple[InferOutput, bool]]:
+    def outputs_to_send(self) -> list[tuple[InferOutput, bool]]:
+        """Give the requested outputs, or all, and whether each goes in binary form.
+
+        Raises:
+            InvalidInput: A requested output does not exist.
+        """
         if not self._requested_outputs:
             return [(output, self._use_binary_outputs) for output in self.outputs]
         outputs = []

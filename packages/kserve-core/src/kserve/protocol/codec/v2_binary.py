@@ -224,7 +224,7 @@ def _no_raw_form(spec: InputSpec) -> str:
 
 def _forms(response: InferResponse, request: InferRequest) -> list[tuple[InferOutput, bool]]:
     """Give the outputs to send, and whether each goes in binary form."""
-    forms = response._outputs_to_send()
+    forms = response.outputs_to_send()
     if response._requested_outputs is not None:
         return forms
     asked = {output.name: output.binary_data for output in request.request_outputs or ()}

@@ -99,7 +99,7 @@ def encode(response: InferResponse) -> EncodedJson:
     """
     n_nulled = 0
     entries = []
-    for output, _ in response._outputs_to_send():
+    for output, _ in response.outputs_to_send():
         entry, n_here = json_entry(output)
         n_nulled += n_here
         entries.append(entry)
