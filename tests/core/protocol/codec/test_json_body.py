@@ -24,4 +24,4 @@ def test_says_where_a_body_is_no_utf_8(body: bytes, position: int) -> None:
 
 def test_a_request_from_bytes_says_so_too() -> None:
     with pytest.raises(InvalidInput, match="invalid UTF-8 at byte 7"):
-        InferRequest.from_bytes(b'{"id":"\xff"}', 11, "m")
+        InferRequest.from_bytes(b'{"id":"\xff"}', 10, "m")
