@@ -292,3 +292,39 @@ async def test_a_model_whose_healthy_raises_cannot_answer(
     assert await is_healthy(FailingHealth("m")) is False
 
     assert [record.message for record in caplog.records] == ["Model m: healthy() failed"]
+
+
+class HangingHealth(Model):
+    """Its `healthy` waits until it is told to go on."""
+
+    def __init__(self) -> None:
+        super().__init__("hanging")
+        self.go_on = threading.Event()
+        self.n_asked = 0
+
+    def healthy(self) -> bool:  # type: ignore[override]
+        self.n_asked += 1
+        return self.go_on.wait(10)
+
+
+async def test_a_hanging_healthy_is_not_ready_and_holds_one_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("kserve.endpoint._HEALTH_TIMEOUT_S", 0.01)
+    model = HangingHealth()
+
+    answers = [await is_healthy(model) for _ in range(3)]
+    model.go_on.set()
+    monkeypatch.setattr("kserve.endpoint._HEALTH_TIMEOUT_S", 10)
+
+    assert (answers, model.n_asked) == ([False, False, False], 1)
+    assert await is_healthy(model) is True
+
+
+async def test_a_model_is_asked_again_once_it_has_answered() -> None:
+    model = HangingHealth()
+    model.go_on.set()
+
+    answers = [await is_healthy(model) for _ in range(3)]
+
+    assert (answers, model.n_asked) == ([True, True, True], 3)

@@ -45,6 +45,20 @@ async def test_runs_on_a_thread_of_the_model_and_gives_the_result() -> None:
     assert result == (42, "runs-0")
 
 
+async def test_a_result_is_freed_as_soon_as_its_caller_lets_go() -> None:
+    class Result:
+        pass
+
+    threads = ModelThreads("frees")
+
+    result = await threads.run(Result)
+    is_freed = weakref.ref(result)
+    del result
+
+    # Neither the loop nor the thread has had a turn since.
+    assert is_freed() is None
+
+
 async def test_starts_no_thread_before_the_first_call() -> None:
     threads = ModelThreads("idle", 2)
 

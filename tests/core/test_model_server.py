@@ -25,7 +25,7 @@ from kserve.model_repository import ModelState, ModelStatus
 from kserve.testing import Response, request, serving
 
 WAIT_S = 15
-LOCAL = ServerConfig(host="127.0.0.1", http_port=0)
+LOCAL = ServerConfig(host="127.0.0.1", http_port=0, enable_grpc=False)
 
 
 class Echo(Model):

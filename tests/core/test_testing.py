@@ -68,7 +68,7 @@ def test_serves_from_threads_that_end_with_it() -> None:
 
 
 def test_serves_with_a_server_of_the_callers() -> None:
-    server = ModelServer(config=ServerConfig(host="127.0.0.1", http_port=0))
+    server = ModelServer(config=ServerConfig(host="127.0.0.1", http_port=0, grpc_port=0))
 
     with serving({"alias": Echo("testing-echo")}, server) as port:
         response = request(port, "GET", "/v1/models")
@@ -82,7 +82,7 @@ def test_a_failed_start_is_raised() -> None:
 
 
 def test_a_server_that_ends_before_it_is_ready_is_an_error() -> None:
-    server = ModelServer(config=ServerConfig(host="127.0.0.1", http_port=0))
+    server = ModelServer(config=ServerConfig(host="127.0.0.1", http_port=0, grpc_port=0))
 
     class Stopping(Echo):
         def load(self) -> bool:

@@ -15,6 +15,9 @@ DEFAULT_MAX_DECOMPRESSED_BYTES: Final = 64 << 20
 
 EVENT_LOOPS: Final = ("auto", "asyncio", "uvloop")
 
+# 64 MiB, as Triton's limit on HTTP bodies; KServe's SDK has 8 MiB.
+DEFAULT_MAX_GRPC_MESSAGE_BYTES: Final = 64 << 20
+
 # The text of yes and no on the command line, as KServe's manifests write them.
 _TRUE: Final = frozenset({"y", "yes", "t", "true", "on", "1"})
 _FALSE: Final = frozenset({"n", "no", "f", "false", "off", "0"})
@@ -57,8 +60,16 @@ class ServerConfig:
     Attributes:
         host: The address that is bound; all of the pod's by default.
         http_port: The REST port, 0 to 65535; 0 takes a free one.
-        grpc_port: The gRPC port.
+        grpc_port: The gRPC port; 0 takes a free one.
         enable_grpc: Whether gRPC is served.
+        grpc_max_send_message_length: Bytes of the largest response over gRPC.
+        grpc_max_receive_message_length: Bytes of the largest request over gRPC.
+        grpc_max_concurrent_rpcs: Calls over gRPC at the same time, health checks included; further
+            ones are refused. None is no limit.
+        grpc_keepalive_time_s: Seconds after which the peer of a silent gRPC connection is pinged.
+        grpc_keepalive_timeout_s: Seconds that it has to answer before the connection is closed.
+        grpc_min_ping_interval_s: Seconds between the pings of a gRPC client below which the server
+            takes them for abuse and closes the connection.
         workers: How many processes serve; KServe's controller may pass 0.
         max_concurrent_predicts: How many plain handlers of one model run at a time, 1 or more.
         max_asyncio_workers: Threads of the event loop's default pool; None is Python's default.
@@ -81,6 +92,16 @@ class ServerConfig:
     http_port: int = 8080
     grpc_port: int = 8081
     enable_grpc: bool = True
+    grpc_max_send_message_length: int = DEFAULT_MAX_GRPC_MESSAGE_BYTES
+    grpc_max_receive_message_length: int = DEFAULT_MAX_GRPC_MESSAGE_BYTES
+    grpc_max_concurrent_rpcs: int | None = None
+    # gRPC's own two hours outlive what load balancers remember of an idle connection: AWS' 350 s
+    # is the shortest of the common ones.
+    grpc_keepalive_time_s: int = 300
+    # gRPC's own default.
+    grpc_keepalive_timeout_s: int = 20
+    # Clients in Go ping no faster; gRPC's own default, 300 s, disconnects those that ping at all.
+    grpc_min_ping_interval_s: int = 10
     workers: int = 1
     max_concurrent_predicts: int = 1
     max_asyncio_workers: int | None = None
@@ -104,6 +125,12 @@ class ServerConfig:
             http_port=args.http_port,
             grpc_port=args.grpc_port,
             enable_grpc=args.enable_grpc,
+            grpc_max_send_message_length=args.grpc_max_send_message_length,
+            grpc_max_receive_message_length=args.grpc_max_receive_message_length,
+            grpc_max_concurrent_rpcs=args.grpc_max_concurrent_rpcs,
+            grpc_keepalive_time_s=args.grpc_keepalive_time_s,
+            grpc_keepalive_timeout_s=args.grpc_keepalive_timeout_s,
+            grpc_min_ping_interval_s=args.grpc_min_ping_interval_s,
             workers=args.workers,
             max_concurrent_predicts=args.max_concurrent_predicts,
             max_asyncio_workers=args.max_asyncio_workers,
@@ -137,8 +164,13 @@ def make_parser() -> argparse.ArgumentParser:
     default = ServerConfig()
     add("--host", default=default.host, help="address to bind (%(default)s)")
     add("--http_port", type=port, default=8080, help="REST port, 0 for a free one (%(default)s)")
-    add("--grpc_port", type=port, default=8081, help="gRPC port (%(default)s)")
-    add("--model_name", default="model", help="name to serve the model under (%(default)s)")
+    add("--grpc_port", type=port, default=8081, help="gRPC port, 0 for a free one (%(default)s)")
+    add(
+        "--model_name",
+        type=non_empty,
+        default="model",
+        help="name to serve the model under (%(default)s)",
+    )
     add(
         "--workers",
         type=count,
@@ -202,8 +234,21 @@ def _add_grpc(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--enable_grpc", type=boolean, default=True, help="serve gRPC (%(default)s)")
     add("--max_threads", type=count, default=4, help="accepted for KServe's manifests")
-    add("--grpc_max_send_message_length", type=positive, default=8 << 20, help="bytes")
-    add("--grpc_max_receive_message_length", type=positive, default=8 << 20, help="bytes")
+    default = ServerConfig()
+    for flag, help_text in (
+        ("grpc_max_send_message_length", "bytes of the largest response over gRPC"),
+        ("grpc_max_receive_message_length", "bytes of the largest request over gRPC"),
+        ("grpc_keepalive_time_s", "seconds until a silent gRPC peer is pinged"),
+        ("grpc_keepalive_timeout_s", "seconds that it has to answer"),
+        ("grpc_min_ping_interval_s", "seconds between a gRPC client's pings, at least"),
+    ):
+        add(
+            f"--{flag}",
+            type=positive,
+            default=getattr(default, flag),
+            help=f"{help_text} (%(default)s)",
+        )
+    add("--grpc_max_concurrent_rpcs", type=positive, help="calls over gRPC at the same time")
 
 
 def _add_predictor(parser: argparse.ArgumentParser) -> None:
@@ -240,6 +285,17 @@ def boolean(text: str) -> bool:
     if lowered not in _TRUE | _FALSE:
         raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
     return lowered in _TRUE
+
+
+def non_empty(text: str) -> str:
+    """Read a text of at least one character.
+
+    Raises:
+        argparse.ArgumentTypeError: It is empty.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("expected a text, got an empty one")
+    return text
 
 
 def count(text: str) -> int:

@@ -1,11 +1,12 @@
 """A registered model, bound once: what it takes, where it runs, what it counts."""
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
 from kserve.executor import ModelThreads, awaited, is_async_callable, run_user_code
 from kserve.logging import logger
@@ -17,6 +18,9 @@ from kserve.signature import Signature
 
 # payload, lower-case request headers, verb -> response, response headers
 Run = Callable[[Any, dict[str, str], str], Awaitable[tuple[Any, dict[str, str]]]]
+
+# Probes give up sooner: Kubernetes' after 1 s unless told otherwise.
+_HEALTH_TIMEOUT_S: Final = 5.0
 
 _HANDLERS = ("preprocess", "validate", "predict", "postprocess", "explain", "__call__")
 
@@ -77,8 +81,23 @@ def bind(model: BaseKServeModel, name: str, threads: ModelThreads) -> Endpoint:
 async def is_healthy(model: BaseKServeModel) -> bool:
     """Ask a model whether it can answer; a plain `healthy` of user code runs on a thread.
 
-    One that raises cannot answer.
+    One that raises, or takes longer than 5 s, cannot answer. A model is asked once at a time, so
+    one that hangs holds one thread however many probes wait for it.
     """
+    if is_default_handler(model.healthy):
+        return bool(model.ready)
+    check: asyncio.Task[bool] | None = vars(model).get("_health_check")
+    if check is None or check.done() or check.get_loop() is not asyncio.get_running_loop():
+        check = asyncio.create_task(_check_health(model))
+        vars(model)["_health_check"] = check
+    try:
+        return await asyncio.wait_for(asyncio.shield(check), _HEALTH_TIMEOUT_S)
+    except TimeoutError:
+        logger.warning("Model %s: healthy() takes longer than %g s", model.name, _HEALTH_TIMEOUT_S)
+        return False
+
+
+async def _check_health(model: BaseKServeModel) -> bool:
     try:
         return bool(await run_user_code(model.healthy))
     except Exception:

@@ -70,7 +70,11 @@ class ModelThreads:
         Raises:
             Exception: Whatever the function raises.
         """
-        return await self.submit(function, *args)
+        # Not as the result of the future: the thread, and the loop until the caller's next turn,
+        # hold on to that, and with it to the arrays of a response that has been sent already.
+        results: list[T] = []
+        await self.submit(_append_result, results, function, args)
+        return results.pop()
 
     def _start(self) -> None:
         while len(self._threads) < self._n_threads:
@@ -133,6 +137,10 @@ def is_async_callable(function: Any) -> bool:
     if not inspect.isroutine(function):
         function = getattr(function, "__call__", function)  # noqa: B004 - the method is wanted
     return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+def _append_result(results: list[T], function: Callable[[Unpack[Ts]], T], args: tuple[*Ts]) -> None:
+    results.append(function(*args))
 
 
 def _start_thread(function: Callable[..., T], *args: Any) -> asyncio.Future[T]:

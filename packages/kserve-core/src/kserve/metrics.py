@@ -54,11 +54,16 @@ class AnswerMetrics:
 
     def __init__(self, model_name: str) -> None:
         self._model_name = model_name
-        self._answered: dict[tuple[str, int], Counter] = {}
+        self._answered: dict[tuple[str, int | str], Counter] = {}
         self.nonfinite = NONFINITE_VALUES.labels(model_name)
 
-    def count_answer(self, protocol: str, status: int) -> None:
-        """Count one answered request; `protocol` is `v1`, `v2` or empty for other routes."""
+    def count_answer(self, protocol: str, status: int | str) -> None:
+        """Count one answered request.
+
+        Args:
+            protocol: `v1`, `v2`, `grpc`, or empty for other routes.
+            status: The status code; over gRPC its name.
+        """
         key = (protocol, status)
         counter = self._answered.get(key)
         if counter is None:

@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import importlib
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -23,6 +24,9 @@ from kserve.predictor_config import PredictorConfig
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest.app import Application
 from kserve.protocol.rest.server import RESTServer
+
+if TYPE_CHECKING:
+    from kserve.protocol.grpc.server import GRPCServer
 
 ExceptionHandler = Callable[[asyncio.AbstractEventLoop, dict[str, Any]], Any]
 Models = Sequence[BaseKServeModel] | Mapping[str, BaseKServeModel] | BaseKServeModel
@@ -39,7 +43,7 @@ class ModelServer:
 
     Args:
         http_port: The REST port; 0 takes a free one.
-        grpc_port: The gRPC port.
+        grpc_port: The gRPC port; 0 takes a free one.
         workers: Processes.
         max_threads: As in KServe's SDK; no effect.
         max_asyncio_workers: Threads of the event loop's default pool.
@@ -54,6 +58,9 @@ class ModelServer:
         predictor_config: The predictor behind a transformer.
         host: The address to bind.
         config: All settings at once; the command line is not read then.
+
+    Attributes:
+        grpc_address: `http://host:port` of gRPC while the server listens; None without gRPC.
     """
 
     def __init__(
@@ -101,6 +108,10 @@ class ModelServer:
             self.config.predictor,
             max_concurrent_predicts=self.config.max_concurrent_predicts,
         )
+        self.grpc_address: str | None = None
+        if self.config.enable_grpc:
+            # Now, as the event loop should not wait for it; no earlier, as not everyone needs it.
+            importlib.import_module("kserve.protocol.grpc.server")
         self._exception_handler: ExceptionHandler | None = None
         self._stop_requested: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -259,10 +270,8 @@ class ModelServer:
 
     async def _listen(self, on_ready: Callable[[str], None] | None) -> None:
         """Serve until the server is to stop, then finish what is in flight."""
-        rest = self._make_rest_server()
-        address = await rest.start()
-        names = ", ".join(self.registered_models.names()) or "no model yet"
-        logger.info("Serving %s: REST on %s", names, address)
+        rest, grpc_server = self._make_rest_server(), self._make_grpc_server()
+        address = await self._start_servers(rest, grpc_server)
         engines = asyncio.create_task(self._run_engines())
         try:
             if on_ready is not None:
@@ -271,8 +280,21 @@ class ModelServer:
         finally:
             # Readiness first; the engines last, as requests in flight need them.
             self.dataplane.is_draining = True
-            await rest.stop()
+            await _stop_servers(rest, grpc_server)
             await _cancel(engines)
+
+    async def _start_servers(self, rest: RESTServer, grpc_server: "GRPCServer | None") -> str:
+        """Listen on both ports, or on none; gives the address of REST."""
+        try:
+            self.grpc_address = await grpc_server.start() if grpc_server else None
+            address = await rest.start()
+        except BaseException:
+            await _stop_servers(rest, grpc_server)
+            raise
+        names = ", ".join(self.registered_models.names()) or "no model yet"
+        suffix = f", gRPC on {self.grpc_address}" if self.grpc_address else ""
+        logger.info("Serving %s: REST on %s%s", names, address, suffix)
+        return address
 
     async def _run_engines(self) -> None:
         """Run the engines of the models that have one; the server ends if one of them fails."""
@@ -314,6 +336,13 @@ class ModelServer:
             cloudevents=self.config.cloudevents,
         )
 
+    def _make_grpc_server(self) -> "GRPCServer | None":
+        if not self.config.enable_grpc:
+            return None
+        from kserve.protocol.grpc.server import GRPCServer
+
+        return GRPCServer(self.dataplane, self.config)
+
     def _loop_factory(self) -> Callable[[], asyncio.AbstractEventLoop]:
         if self.config.event_loop == "asyncio":
             return asyncio.new_event_loop
@@ -340,6 +369,11 @@ def _by_name(models: object) -> dict[str, BaseKServeModel]:
     if not all(named):
         raise ValueError("Failed to register model, model.name must be provided.")
     return named
+
+
+async def _stop_servers(rest: RESTServer, grpc_server: "GRPCServer | None") -> None:
+    """Accept no more on either wire, then let both finish what is in flight."""
+    await asyncio.gather(rest.stop(), *([grpc_server.stop()] if grpc_server else []))
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:

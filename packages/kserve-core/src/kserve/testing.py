@@ -21,7 +21,9 @@ import orjson
 from kserve.config import ServerConfig
 from kserve.model_server import Models, ModelServer
 
-_READY_LINE: Final = re.compile(r"REST on http://127\.0\.0\.1:(\d+)")
+_READY_LINE: Final = re.compile(
+    r"REST on http://127\.0\.0\.1:(\d+)(?:, gRPC on http://127\.0\.0\.1:(\d+))?"
+)
 _START_TIMEOUT_S: Final = 60
 _STOP_TIMEOUT_S: Final = 30
 
@@ -84,13 +86,26 @@ def request(
         connection.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The ports of one server.
+
+    Attributes:
+        http: The REST port.
+        grpc: The gRPC port; 0 without gRPC.
+    """
+
+    http: int
+    grpc: int
+
+
 @contextmanager
 def serving(
     models: Models,
     server: ModelServer | None = None,
     **settings: Any,
 ) -> Iterator[int]:
-    """Serve models from a thread of this process; gives the port.
+    """Serve models over REST from a thread of this process; gives the port.
 
     Args:
         models: As for `ModelServer.start`.
@@ -101,9 +116,20 @@ def serving(
         RuntimeError: The server was not ready in 60 s, or did not end in 30 s.
         Exception: Whatever `ModelServer.serve` raises, before it is ready or when it stops.
     """
-    config = replace(ServerConfig(host="127.0.0.1", http_port=0), **settings)
+    with serving_ports(models, server, **{"enable_grpc": False, **settings}) as ports:
+        yield ports.http
+
+
+@contextmanager
+def serving_ports(
+    models: Models,
+    server: ModelServer | None = None,
+    **settings: Any,
+) -> Iterator[Ports]:
+    """Serve models over REST and gRPC; as `serving`, but gives both ports."""
+    config = replace(ServerConfig(host="127.0.0.1", http_port=0, grpc_port=0), **settings)
     model_server = server or ModelServer(config=config)
-    outcome = _Outcome()
+    outcome = _Outcome(model_server)
 
     def run() -> None:
         try:
@@ -117,26 +143,31 @@ def serving(
     thread.start()
     try:
         outcome.is_settled.wait(_START_TIMEOUT_S)
-        if outcome.port:
-            yield outcome.port
+        if outcome.ports is not None:
+            yield outcome.ports
     finally:
         model_server.stop()
         thread.join(_STOP_TIMEOUT_S)
     if outcome.error is not None:
         raise outcome.error
-    if not outcome.port or thread.is_alive():
-        raise RuntimeError(f"the server did not {'stop' if outcome.port else 'start'}")
+    if outcome.ports is None or thread.is_alive():
+        raise RuntimeError(f"the server did not {'start' if outcome.ports is None else 'stop'}")
 
 
 @dataclass(slots=True)
 class _Outcome:
-    port: int = 0
+    server: ModelServer
+    ports: Ports | None = None
     error: Exception | None = None
     is_settled: threading.Event = field(default_factory=threading.Event)
 
     def ready(self, address: str) -> None:
-        self.port = int(address.rpartition(":")[2])
+        self.ports = Ports(_port(address), _port(self.server.grpc_address or ":0"))
         self.is_settled.set()
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2])
 
 
 class ServerProcess:
@@ -144,11 +175,12 @@ class ServerProcess:
 
     Args:
         module: The module, or the path of a script where it ends in `.py`.
-        args: The flags beside `--host` and `--http_port`.
+        args: The flags beside `--host` and the ports.
         env: The whole environment; that of this process if None.
 
     Attributes:
         port: The REST port.
+        grpc_port: The gRPC port; 0 without gRPC.
         stderr: What the process has written to stderr so far.
         process: The process.
     """
@@ -157,12 +189,12 @@ class ServerProcess:
         target = [module] if module.endswith(".py") else ["-m", module]
         self._command = [
             *(sys.executable, *target, *args),
-            *("--host", "127.0.0.1", "--http_port", "0"),
+            *("--host", "127.0.0.1", "--http_port", "0", "--grpc_port", "0"),
         ]
         self._env = env
         self._lines: list[str] = []
         self._is_ready = threading.Event()
-        self.port = 0
+        self.port = self.grpc_port = 0
 
     @property
     def stderr(self) -> str:
@@ -228,7 +260,7 @@ class ServerProcess:
             self._lines.append(line)
             match = _READY_LINE.search(line)
             if match:
-                self.port = int(match[1])
+                self.port, self.grpc_port = int(match[1]), int(match[2] or 0)
                 self._is_ready.set()
         self._is_ready.set()
         stderr.close()

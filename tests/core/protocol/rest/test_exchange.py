@@ -20,6 +20,7 @@ from kserve import InferenceVerb, Model
 from kserve.errors import InferenceError, InvalidInput, ModelLoadError, ModelNotReady
 from kserve.logging import JSONFormatter, logger
 from kserve.metrics import AnswerMetrics
+from kserve.model import append_forwardable_headers
 from kserve.protocol.rest.exchange import ClientDisconnected, Exchange, encode_headers
 from kserve.testing import request, serving
 
@@ -177,6 +178,14 @@ def test_a_request_for_an_unknown_model_leaves_a_line_too(entries: Entries) -> N
     assert (line["model"], line["protocol"], line["status"]) == ("a\nb", "v2", 404)
 
 
+def test_the_line_names_a_model_in_short(entries: Entries) -> None:
+    with serving(_answering({})) as port:
+        request(port, "POST", f"/v2/models/{'m' * 129}/infer", {})
+
+    (line,) = entries.of_requests()
+    assert line["model"] == "m" * 125 + "..."
+
+
 class Logging(Model):
     """Says something on its thread, and on the loop."""
 
@@ -195,6 +204,25 @@ def test_lines_of_a_models_own_code_carry_the_request_id(entries: Entries) -> No
 
     own = {line["message"]: line["request_id"] for line in entries.lines if "request_id" in line}
     assert own == {"on logging-0": "id-1", "on the loop": "id-1", "request": "id-1"}
+
+
+class Forwarding(Model):
+    """Answers with the request id that it would pass on to a predictor."""
+
+    def predict(  # type: ignore[override]
+        self, payload: Any, headers: dict[str, str] | None = None
+    ) -> Any:
+        return append_forwardable_headers(headers or {}, {})
+
+
+@pytest.mark.parametrize("given", [None, "id-1", "not\tprintable"])
+def test_handlers_see_the_request_id_that_the_answer_carries(given: str | None) -> None:
+    sent = {} if given is None else {"x-request-id": given}
+
+    with serving(Forwarding("forwarding")) as port:
+        answer = request(port, "POST", "/v1/models/forwarding:predict", {}, sent)
+
+    assert answer.json() == {"x-request-id": answer.headers["x-request-id"]}
 
 
 def test_an_unexpected_error_shows_nothing_and_is_logged_under_its_id(entries: Entries) -> None:
@@ -725,13 +753,13 @@ def test_a_body_that_does_not_come_is_a_disconnect(messages: list[Message]) -> N
 
 
 def test_headers_are_a_plain_dict_with_the_last_of_repeated_ones() -> None:
-    headers = [(b"x-a", b"1"), (b"x-b", b"\xe9"), (b"x-a", b"2")]
+    headers = [(b"x-a", b"1"), (b"x-b", b"\xe9"), (b"x-a", b"2"), (b"x-request-id", b"id-1")]
 
     read = _with_exchange(
         [], headers, lambda exchange: (exchange.headers(), exchange.header(b"x-a"))
     )
 
-    assert read == ({"x-a": "2", "x-b": "é"}, b"1")
+    assert read == ({"x-a": "2", "x-b": "é", "x-request-id": "id-1"}, b"1")
 
 
 def test_handlers_of_one_request_share_the_headers() -> None:

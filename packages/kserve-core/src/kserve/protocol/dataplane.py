@@ -10,6 +10,7 @@ from kserve.model import BaseKServeModel, InferenceModel, TensorModel
 from kserve.model_repository import ModelRepository, ModelState
 from kserve.predictor_config import PredictorConfig
 
+_NO_REPOSITORY: Final = "This server has no repository API."
 # Of the Open Inference Protocol, by the names that Triton gives them.
 _EXTENSIONS: Final = ("binary_tensor_data",)
 
@@ -173,6 +174,30 @@ class DataPlane:
         if self._model_registry.status(model_name) is None:
             raise ModelNotFound(model_name)
         return await self._model_registry.is_model_ready(model_name)
+
+    async def repository_index(self, ready_only: bool = False) -> list[dict[str, Any]]:
+        """List `name`, `version`, `state` and `reason` of the models of the repository.
+
+        Raises:
+            NotImplementedError: Always; this server has no repository to list.
+        """
+        raise NotImplementedError(_NO_REPOSITORY)
+
+    async def load_model(self, name: str) -> None:
+        """Load or reload a model of the repository.
+
+        Raises:
+            NotImplementedError: Always; this server has no repository to load from.
+        """
+        raise NotImplementedError(_NO_REPOSITORY)
+
+    async def unload_model(self, name: str) -> None:
+        """Unload a model of the repository.
+
+        Raises:
+            NotImplementedError: Always; this server has no repository.
+        """
+        raise NotImplementedError(_NO_REPOSITORY)
 
     def unavailability(self, model_name: str) -> ModelNotFound | ModelNotReady:
         """Give the error that says why a model cannot answer."""

@@ -16,6 +16,16 @@ from kserve.errors import InferenceError, InvalidInput
 from kserve.listing import listing, quoted
 from kserve.protocol.codec.arrays import list_from_array
 from kserve.protocol.codec.bytes_tensor import decode_bytes_tensor, encode_bytes_tensor
+from kserve.protocol.grpc_form import (
+    FromGrpc,
+    get_content,
+    read_request,
+    read_response,
+    to_grpc_parameters,
+    to_http_parameters,
+    write_request,
+    write_response,
+)
 from kserve.protocol.rest_body import AnyTensor, RestBody, join_body
 from kserve.protocol.tensor import (
     InferInput,
@@ -29,6 +39,8 @@ from kserve.protocol.tensor import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+
 __all__ = [
     "InferInput",
     "InferOutput",
@@ -36,7 +48,10 @@ __all__ = [
     "InferResponse",
     "RequestedOutput",
     "deserialize_bytes_tensor",
+    "get_content",
     "serialize_byte_tensor",
+    "to_grpc_parameters",
+    "to_http_parameters",
 ]
 
 
@@ -81,6 +96,9 @@ class InferRequest:
         request_outputs: The outputs that the client asks for; None means all.
         model_version: The version of the model that it is for.
     """
+
+    # Of the class: reads a ModelInferRequest. Of a request: whether it came over gRPC.
+    from_grpc = FromGrpc(read_request)
 
     def __init__(
         self,
@@ -170,6 +188,18 @@ class InferRequest:
             document["parameters"] = self.parameters
         return join_body(document, [raw for _, raw in tensors])
 
+    def to_grpc(self) -> "ModelInferRequest":
+        """Give the gRPC form of the request.
+
+        Lists go as typed contents. If one of the inputs is an array, in binary form or FP16, all
+        go raw.
+
+        Raises:
+            InvalidInput: An input has no data or data that disagrees with shape or datatype, or a
+                parameter is of a type that gRPC does not carry.
+        """
+        return write_request(self)
+
     def as_dataframe(self) -> "pd.DataFrame":
         """Give the inputs as the columns of a pandas DataFrame; BYTES become `str`.
 
@@ -240,6 +270,9 @@ class InferResponse:
         use_binary_outputs: Send outputs in binary form over REST unless the request says otherwise.
         requested_outputs: The outputs to send and how; None means all.
     """
+
+    # Of the class: reads a ModelInferResponse. Of a response: whether it came over gRPC.
+    from_grpc = FromGrpc(read_response)
 
     def __init__(
         self,
@@ -323,6 +356,22 @@ class InferResponse:
         if self.parameters:
             document["parameters"] = self.parameters
         return join_body(document, [raw for _, raw in tensors])
+
+    def to_grpc(self) -> "ModelInferResponse":
+        """Give the gRPC form of the response: only the requested outputs.
+
+        They go raw if the request came so, or if one of them is in binary form or FP16.
+
+        Raises:
+            InvalidInput: As for `to_rest`.
+            InferenceError: A parameter is of a type that gRPC does not carry.
+        """
+        return write_response(self)
+
+    @property
+    def use_binary_outputs(self) -> bool:
+        """Whether outputs go in binary form unless the request asks for them otherwise."""
+        return self._use_binary_outputs
 
     def outputs_to_send(self) -> list[tuple[InferOutput, bool]]:
         """Give the requested outputs, or all, and whether each goes in binary form.

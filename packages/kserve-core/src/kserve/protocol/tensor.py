@@ -131,6 +131,11 @@ class Tensor:
         return self._is_binary or self._raw_data is not None
 
     @property
+    def is_list(self) -> bool:
+        """Whether the content is a list that was given, in no binary form."""
+        return isinstance(self._data, list) and not self._is_binary
+
+    @property
     def data(self) -> Any:
         """The list or array that was given; otherwise a list, made on first access.
 

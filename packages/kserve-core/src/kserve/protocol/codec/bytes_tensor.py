@@ -27,12 +27,21 @@ def encode_bytes_tensor(array: NDArray[Any]) -> bytes:
     Raises:
         InvalidInput: A string holds half a surrogate pair, which UTF-8 cannot express.
     """
-    try:
-        elements = [_element_bytes(element) for element in array.ravel().tolist()]
-    except UnicodeEncodeError as error:
-        raise InvalidInput(f"a string of a BYTES tensor is no valid Unicode: {error}") from error
+    elements = encode_elements(array)
     lengths = map(_LENGTH.pack, map(len, elements))
     return b"".join(chain.from_iterable(zip(lengths, elements, strict=True)))
+
+
+def encode_elements(array: NDArray[Any]) -> list[bytes]:
+    """Give the bytes of each element, row-major; as `encode_bytes_tensor`, without the lengths.
+
+    Raises:
+        InvalidInput: A string holds half a surrogate pair, which UTF-8 cannot express.
+    """
+    try:
+        return [_element_bytes(element) for element in array.ravel().tolist()]
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"a string of a BYTES tensor is no valid Unicode: {error}") from error
 
 
 def decode_bytes_tensor(raw: bytes | bytearray | memoryview) -> NDArray[np.object_]:

@@ -123,7 +123,7 @@ def encode(response: InferResponse, request: InferRequest) -> EncodedBinary | No
     if not (
         request.parameters
         or request.request_outputs
-        or response._use_binary_outputs
+        or response.use_binary_outputs
         or response._requested_outputs
     ):
         return None
@@ -228,7 +228,7 @@ def _forms(response: InferResponse, request: InferRequest) -> list[tuple[InferOu
     if response._requested_outputs is not None:
         return forms
     asked = {output.name: output.binary_data for output in request.request_outputs or ()}
-    as_binary = request.use_binary_outputs or response._use_binary_outputs
+    as_binary = request.use_binary_outputs or response.use_binary_outputs
     return [
         (output, as_binary if asked.get(output.name) is None else bool(asked[output.name]))
         for output, _ in forms

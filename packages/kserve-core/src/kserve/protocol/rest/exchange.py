@@ -137,6 +137,8 @@ class Exchange:
         }
         if b"content-encoding" in self.fields:
             del headers["content-encoding"]
+        # What the log and the answer have, also where the client sent none or one not to be used.
+        headers["x-request-id"] = self.request_id
         return headers
 
     async def body(self) -> bytes:

@@ -1,0 +1,90 @@
+"""One inference request over gRPC: counting it, logging it, and the status of its failure."""
+
+from time import perf_counter
+from types import TracebackType
+from typing import Any, Final, Self
+
+from kserve.errors import describe
+from kserve.logging import logger, request_id_var, trace_logger
+from kserve.metrics import AnswerMetrics
+
+PROTOCOL: Final = "grpc"
+
+# Clients take 8 KiB of trailing metadata by default, and percent-encoding makes three bytes of one.
+# Source: https://grpc.github.io/grpc/core/group__grpc__arg__keys.html, grpc.max_metadata_size
+_MAX_DETAILS_BYTES: Final = 2048
+
+_OK: Final = "OK"
+_CANCELLED: Final = "CANCELLED"
+_DEADLINE_EXCEEDED: Final = "DEADLINE_EXCEEDED"
+
+
+class Call:
+    """What is counted and logged of one request, as a context manager around the work for it.
+
+    Args:
+        context: The context of the RPC.
+        metrics: Where a request is counted whose model is not known.
+        log: Whether the request leaves a line in the log.
+
+    Attributes:
+        metrics: Where the answer is counted: the model's, once it is known.
+        model_name: As in the request; empty before that is read.
+    """
+
+    __slots__ = ("_context", "_log", "_started", "metrics", "model_name")
+
+    def __init__(self, context: Any, metrics: AnswerMetrics, log: bool) -> None:
+        self.metrics = metrics
+        self.model_name = ""
+        self._context = context
+        self._log = log
+        self._started = perf_counter()
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Count the answer and log its line; a failure of ours is logged with its traceback."""
+        status = self._status(exc)
+        self.metrics.count_answer(PROTOCOL, status)
+        if isinstance(exc, Exception):
+            log_failure(exc, status)
+        if self._log and self.model_name:
+            fields = {
+                "request_id": request_id_var.get(),
+                "model": self.model_name,
+                "protocol": PROTOCOL,
+                "status": status,
+                "duration_ms": round((perf_counter() - self._started) * 1000, 3),
+            }
+            trace_logger.info("request", extra={"fields": fields})
+
+    def _status(self, exc: BaseException | None) -> str:
+        if exc is None:
+            return _OK
+        if isinstance(exc, Exception):
+            return describe(exc)[1]
+        # The task of an RPC is cancelled when its client goes away, and when its deadline passes.
+        left_s = self._context.time_remaining()
+        return _DEADLINE_EXCEEDED if left_s is not None and left_s <= 0 else _CANCELLED
+
+
+def log_failure(exc: Exception, status: str) -> None:
+    """Log an exception if the status means that the server, or the model, is at fault."""
+    if status == "INTERNAL":
+        logger.error("Request failed", exc_info=exc)
+
+
+def details(text: str) -> str:
+    """Give a text as the message of a status, which has to fit into a client's metadata."""
+    encoded = text.encode("utf-8", "backslashreplace")
+    if len(encoded) <= _MAX_DETAILS_BYTES:
+        return encoded.decode()
+    return encoded[: _MAX_DETAILS_BYTES - 3].decode("utf-8", "ignore") + "..."

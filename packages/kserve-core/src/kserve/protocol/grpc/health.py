@@ -1,0 +1,72 @@
+"""The health service of gRPC: what Kubernetes' gRPC probes and load balancers ask.
+
+Source: https://github.com/grpc/grpc/blob/master/doc/health-checking.md
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from kserve.errors import ModelNotFound
+from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.grpc.grpc_predict_v2_pb2 import DESCRIPTOR
+
+Response = health_pb2.HealthCheckResponse
+
+# "the server" and what it serves.
+_SERVER: Final = ("", DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name)
+
+# A model's readiness is an attribute that its code may set at any time: nothing tells of a change.
+_POLL_S: Final = 1.0
+
+
+class HealthServicer(health_pb2_grpc.HealthServicer):
+    """Answers for the server, under the empty name and its service's, and for each model.
+
+    Args:
+        data_plane: Knows what is ready.
+        draining: Set once the server stops: watches then end.
+    """
+
+    def __init__(self, data_plane: DataPlane, draining: asyncio.Event) -> None:
+        self._dataplane = data_plane
+        self._draining = draining
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> Response:
+        """Give the state of a name; NOT_FOUND for an unknown one."""
+        status = await self._status(request.service)
+        if status == Response.SERVICE_UNKNOWN:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {request.service!r}")
+        return Response(status=status)
+
+    async def Watch(
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> AsyncIterator[Response]:
+        """Give the state of a name, and again each time that it has changed."""
+        last = None
+        while True:
+            is_last = self._draining.is_set()
+            status = await self._status(request.service)
+            if status != last:
+                yield Response(status=status)
+            if is_last:
+                return
+            last = status
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._draining.wait(), _POLL_S)
+
+    async def _status(self, service: str) -> Any:
+        try:
+            if service in _SERVER:
+                is_ready = await self._dataplane.ready()
+            else:
+                is_ready = await self._dataplane.model_ready(service)
+        except ModelNotFound:
+            return Response.SERVICE_UNKNOWN
+        if is_ready and not self._dataplane.is_draining:
+            return Response.SERVING
+        return Response.NOT_SERVING
