@@ -222,13 +222,69 @@ def test_a_client_of_http_1_0_is_answered_and_the_connection_closed(
     assert body == b'{"status":"alive"}'
 
 
-def test_what_is_no_http_is_refused(server: "RunningServer") -> None:
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"\x16\x03\x01 hello\r\n\r\n", id="TLS"),
+        pytest.param(b"FOO / HTTP/1.1\r\n\r\n", id="unknown method"),
+        pytest.param("GET /\u00e9 HTTP/1.1\r\n\r\n".encode(), id="raw UTF-8 in the path"),
+        pytest.param(b"GET / HTTP/1.1\r\nA: \0\r\n\r\n", id="NUL in a header"),
+        pytest.param(b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", id="negative length"),
+        pytest.param(b"POST / HTTP/1.1\r\nContent-Length: abc\r\n\r\n", id="no length"),
+        pytest.param(
+            b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", id="two lengths"
+        ),
+        pytest.param(
+            b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            id="length and chunks",
+        ),
+        pytest.param(
+            b"POST {v1}:predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            id="no chunk",
+        ),
+    ],
+)
+def test_what_is_no_http_is_refused_in_json(server: "RunningServer", sent: bytes) -> None:
     with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_S) as connection:
-        connection.sendall(b"\x16\x03\x01 hello\r\n\r\n")
+        connection.sendall(sent.replace(b"{v1}", server.entry.v1.encode()))
         with connection.makefile("rb") as stream:
-            answer = stream.read()
+            head, _, body = stream.read().partition(b"\r\n\r\n")
 
-    assert answer.startswith(b"HTTP/1.1 400 ")
+    status_line, *lines = head.decode().lower().split("\r\n")
+    headers = dict(line.split(": ") for line in lines)
+    assert status_line == "http/1.1 400 bad request"
+    assert (headers["content-type"], headers["connection"]) == ("application/json", "close")
+    assert str(UUID(headers["x-request-id"])) == headers["x-request-id"]
+    assert list(orjson.loads(body)) == ["error"]
+
+
+@pytest.mark.parametrize(
+    "upgrade",
+    [
+        pytest.param(
+            ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"],
+            id="curl --http2",
+        ),
+        pytest.param(["Connection: upgrade", "Upgrade: websocket"], id="websocket"),
+        pytest.param(["Connection: upgrade", "Upgrade: h2c"], id="h2c"),
+    ],
+)
+def test_an_upgrade_is_ignored_and_the_body_is_read(
+    server: "RunningServer", upgrade: list[str]
+) -> None:
+    body = orjson.dumps(server.entry.v1_request)
+    head = _head("POST", f"{server.entry.v1}:predict", *upgrade, f"Content-Length: {len(body)}")
+
+    with socket.create_connection(("127.0.0.1", server.port), TIMEOUT_S) as connection:
+        with connection.makefile("rb") as stream:
+            # The body with its head, and after it.
+            connection.sendall(head + body + head)
+            first = _read_answer(stream)
+            connection.sendall(body + _head("GET", "/"))
+            rest = [_read_answer(stream) for _ in range(2)]
+
+    good = (200, orjson.dumps(server.entry.v1_response))
+    assert [first, *rest] == [good, good, (200, b'{"status":"alive"}')]
 
 
 def test_a_client_that_leaves_amid_its_body_disturbs_nobody(server: "RunningServer") -> None:

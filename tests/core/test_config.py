@@ -32,7 +32,7 @@ DEFAULTS = {
     "max_asyncio_workers": None,
     "event_loop": "auto",
     "timeout_keep_alive_s": 65,
-    "grace_period_s": 30,
+    "grace_period_s": 25,
     "max_decompressed_bytes": 64 << 20,
     "cloudevents": {"type": "io.kserve.inference.response", "source": None, "merge": False},
     "enable_latency_logging": True,

@@ -587,7 +587,7 @@ def test_requests_in_flight_finish_and_readiness_fails_first(
 
 
 def test_a_predict_that_never_returns_does_not_keep_the_server_up(
-    in_background: Callable[..., Future[Response]],
+    in_background: Callable[..., Future[Response]], caplog: pytest.LogCaptureFixture
 ) -> None:
     model = Blocking("server-blocking")
     with serving(model, grace_period_s=0) as port:
@@ -597,7 +597,14 @@ def test_a_predict_that_never_returns_does_not_keep_the_server_up(
     model.released.set()
 
     assert ended_before
-    assert isinstance(late.exception(WAIT_S), OSError) or late.result().status == 500
+    answer = late.result(WAIT_S)
+    assert answer.status == 503
+    assert answer.json() == {"error": "Server is not ready. The server is shutting down."}
+    logged = [(r.levelname, r.getMessage(), r.exc_info) for r in caplog.records]
+    assert [line for line in logged if line[0] != "INFO"] == [
+        ("ERROR", "Cancel 1 running task(s), timeout graceful shutdown exceeded", None),
+        ("WARNING", "Request did not finish in the grace period", None),
+    ]
 
 
 def test_models_are_stopped_even_if_one_of_them_fails_to(
@@ -633,7 +640,25 @@ def test_a_model_whose_stop_hangs_does_not_keep_the_server_up(
     released.set()
 
     errors = [record.getMessage() for record in caplog.records if record.name == "kserve"]
-    assert errors[-1] == "Models did not stop in 0 s"
+    assert errors[-1] == "Models did not stop in 1.0 s"
+
+
+def test_requests_and_models_share_one_grace_period(
+    in_background: Callable[..., Future[Response]], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Hanging(Blocking):
+        def stop(self) -> None:
+            self.released.wait(WAIT_S)
+
+    model = Hanging("hanging")
+    with serving(model, grace_period_s=2) as port:
+        late = in_background(port, "POST", "/v1/models/hanging:predict", {})
+        assert model.entered.wait(WAIT_S)
+    model.released.set()
+
+    assert late.result(WAIT_S).status == 503
+    errors = [record.getMessage() for record in caplog.records if record.name == "kserve"]
+    assert errors[-1] == "Models did not stop in 1.0 s"
 
 
 def test_models_that_were_loaded_are_stopped_if_the_port_is_in_use() -> None:

@@ -76,7 +76,8 @@ class ServerConfig:
         event_loop: `auto` (uvloop where it is installed), `asyncio` or `uvloop`.
         timeout_keep_alive_s: Seconds after which an idle connection is closed. More than the 60 s
             of common proxies, so that the proxy closes first and never meets a closed connection.
-        grace_period_s: Seconds that requests in flight get to finish at the end.
+        grace_period_s: Seconds that requests in flight get to finish at the end; models stop in
+            what is left of them.
         max_decompressed_bytes: What a compressed request body may become.
         cloudevents: What the events say that answer events.
         enable_latency_logging: Whether each inference request leaves a line in the log.
@@ -107,7 +108,8 @@ class ServerConfig:
     max_asyncio_workers: int | None = None
     event_loop: str = "auto"
     timeout_keep_alive_s: int = 65
-    grace_period_s: int = 30
+    # Kubernetes kills 30 s after it has asked for the end.
+    grace_period_s: int = 25
     max_decompressed_bytes: int = DEFAULT_MAX_DECOMPRESSED_BYTES
     cloudevents: CloudEventConfig = CloudEventConfig()
     enable_latency_logging: bool = True
@@ -196,7 +198,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--grace_period",
         type=count,
         default=default.grace_period_s,
-        help="seconds that requests in flight get at the end (%(default)s)",
+        help="seconds that requests in flight, and then models, get at the end (%(default)s)",
     )
     add(
         "--max_decompressed_bytes",

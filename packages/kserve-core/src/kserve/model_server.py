@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
-from typing import TYPE_CHECKING, Any
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 ExceptionHandler = Callable[[asyncio.AbstractEventLoop, dict[str, Any]], Any]
 Models = Sequence[BaseKServeModel] | Mapping[str, BaseKServeModel] | BaseKServeModel
+
+# What models get to stop where requests in flight have used up the grace period.
+_MIN_STOP_S: Final = 1.0
 
 # For user code: `argparse.ArgumentParser(parents=[kserve.model_server.parser])`.
 parser = make_parser()
@@ -115,6 +119,7 @@ class ModelServer:
         self._exception_handler: ExceptionHandler | None = None
         self._stop_requested: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop_deadline: float | None = None
         if self.config.configure_logging:
             configure_logging(self.config.log_config_file, log_format=self.config.log_format)
         if enable_docs_url or access_log_format:
@@ -201,6 +206,7 @@ class ModelServer:
         """Set up the loop that really runs: handlers and default pool."""
         set_predictor_config(self.config.predictor)
         self.dataplane.is_draining = False
+        self._stop_deadline = None
         loop = self._loop = asyncio.get_running_loop()
         self._stop_requested = asyncio.Event()
         loop.set_exception_handler(self._exception_handler)
@@ -280,6 +286,7 @@ class ModelServer:
         finally:
             # Readiness first; the engines last, as requests in flight need them.
             self.dataplane.is_draining = True
+            self._stop_deadline = perf_counter() + self.config.grace_period_s
             await _stop_servers(rest, grpc_server)
             await _cancel(engines)
 
@@ -312,11 +319,14 @@ class ModelServer:
         """Stop what was loaded; a `stop` that fails or hangs does not keep the server up."""
         names = list(self.registered_models.get_models())
         stops = [run_in_new_thread(self.registered_models.unload, name) for name in names]
+        timeout_s: float = self.config.grace_period_s
+        if self._stop_deadline is not None:
+            timeout_s = max(self._stop_deadline - perf_counter(), _MIN_STOP_S)
         try:
-            async with asyncio.timeout(self.config.grace_period_s):
+            async with asyncio.timeout(timeout_s):
                 results = await asyncio.gather(*stops, return_exceptions=True)
         except TimeoutError:
-            logger.error("Models did not stop in %d s", self.config.grace_period_s)
+            logger.error("Models did not stop in %.1f s", timeout_s)
             return
         for name, result in zip(names, results, strict=True):
             if isinstance(result, Exception):

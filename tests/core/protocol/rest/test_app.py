@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+from prometheus_client import REGISTRY, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.middleware.cors import CORSMiddleware
@@ -241,6 +242,30 @@ def test_metrics_come_in_the_form_that_is_asked_for(
     assert response.body.endswith(end)
 
 
+def test_metrics_are_written_off_the_loop(port: int) -> None:
+    threads: list[str] = []
+
+    class Collector:
+        def collect(self) -> Iterator[Metric]:
+            threads.append(threading.current_thread().name)
+            return iter(())
+
+        def describe(self) -> Iterator[Metric]:
+            return iter(())
+
+    collector = Collector()
+    REGISTRY.register(collector)
+    try:
+        response = request(port, "GET", "/metrics")
+    finally:
+        REGISTRY.unregister(collector)
+
+    assert response.status == 200
+    assert len(threads) == 1
+    # The thread of `serving`, which the loop runs on.
+    assert threads[0] != "serving"
+
+
 def test_probes_and_another_model_answer_while_a_plain_predict_blocks() -> None:
     blocking = Blocking("app-blocking")
     late: list[Response] = []
@@ -314,6 +339,27 @@ def test_a_dispatch_middleware_sees_every_infer_request(
 
     assert (response.status, response.body) == (status, body)
     assert response.headers["x-marked"] == f"/v1/models/{name}:predict"
+
+
+def test_a_request_that_is_cancelled_under_a_dispatch_middleware_is_told_why(
+    app: Application, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.add_middleware(Marking)
+    model = Blocking("app-blocking")
+    late: list[Response] = []
+
+    with serving(model, grace_period_s=0) as port:
+        waiting = threading.Thread(target=lambda: late.append(_predict(port, "app-blocking")))
+        waiting.start()
+        assert model.entered.wait(WAIT_S)
+    model.released.set()
+    waiting.join(WAIT_S)
+
+    assert [(response.status, response.json()) for response in late] == [
+        (503, {"error": "Server is not ready. The server is shutting down."})
+    ]
+    assert "x-request-id" in late[0].headers
+    assert [record.exc_info for record in caplog.records if record.exc_info] == []
 
 
 def test_a_compressing_middleware_may_change_the_length(app: Application) -> None:

@@ -523,9 +523,23 @@ def test_an_error_after_the_first_chunk_cuts_the_connection(
         request(port, "POST", "/v1/models/streaming:predict", {}, {"x-request-id": "id-1"})
 
     assert raised.value.partial == b"first"
-    assert entries.wait_for(message="Request failed")["request_id"] == "id-1"
-    of_uvicorn = [r.getMessage() for r in caplog.records if r.name == "uvicorn.error"]
-    assert of_uvicorn == ["ASGI callable returned without completing response."]
+    failures = [line for line in entries.lines if line["level"] == "ERROR"]
+    assert [(line["message"], line["request_id"]) for line in failures] == [
+        ("Request failed", "id-1")
+    ]
+    assert [line["status"] for line in entries.of_requests()] == [500]
+    assert [r.getMessage() for r in caplog.records if r.name == "uvicorn.error"] == []
+
+
+def test_a_stream_that_fails_with_the_clients_fault_is_counted_as_failed_too() -> None:
+    labels = {"model_name": "streaming", "protocol": "v1", "status": "500"}
+    before = REGISTRY.get_sample_value("kserve_requests_total", labels) or 0
+
+    chunks = ["first", InvalidInput("too late for a 400")]
+    with serving(Streaming(chunks)) as port, pytest.raises(IncompleteRead):
+        request(port, "POST", "/v1/models/streaming:predict", {})
+
+    assert REGISTRY.get_sample_value("kserve_requests_total", labels) == before + 1
 
 
 def test_any_async_iterator_is_a_stream() -> None:
@@ -650,6 +664,47 @@ def test_a_client_that_leaves_before_its_body_is_complete_is_counted_as_gone(
 
     assert (line["model"], line["status"]) == ("calling", 499)
     assert [entry for entry in entries.lines if entry["level"] == "ERROR"] == []
+
+
+def test_a_client_that_leaves_amid_a_stream_is_counted_as_gone(entries: Entries) -> None:
+    labels = {"model_name": "endless", "protocol": "v1", "status": "499"}
+    before = REGISTRY.get_sample_value("kserve_requests_total", labels) or 0
+
+    with serving(Endless()) as port:
+        _read_first_chunk_and_leave(port, "endless")
+        line = entries.wait_for(message="request")
+
+    assert (line["model"], line["status"]) == ("endless", 499)
+    assert REGISTRY.get_sample_value("kserve_requests_total", labels) == before + 1
+    assert [entry for entry in entries.lines if entry["level"] == "ERROR"] == []
+
+
+def test_nothing_waits_for_the_client_to_leave_once_a_stream_has_ended() -> None:
+    ended: list[str] = []
+
+    async def receive() -> Message:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("receive")
+        raise AssertionError("the client does not leave")
+
+    async def send(message: Message) -> None:
+        ended.append(message["type"])
+
+    async def chunks() -> AsyncIterator[str]:
+        yield "only"
+
+    async def run() -> None:
+        exchange = Exchange({"type": "http", "headers": []}, receive, send, AnswerMetrics(""))
+        await exchange.stream(chunks(), [])
+        await asyncio.sleep(0)
+        ended.append("stream")
+
+    asyncio.run(run())
+
+    start, body = "http.response.start", "http.response.body"
+    assert ended == [start, body, body, "receive", "stream"]
 
 
 def test_nan_and_infinities_become_null_and_are_counted() -> None:

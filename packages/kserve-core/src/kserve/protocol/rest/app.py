@@ -1,5 +1,6 @@
 """The ASGI application: the infer routes first, by two string operations, then the route table."""
 
+import asyncio
 from typing import Final
 
 from prometheus_client import REGISTRY
@@ -9,15 +10,18 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kserve.config import DEFAULT_MAX_DECOMPRESSED_BYTES, CloudEventConfig
+from kserve.errors import ServerNotReady
 from kserve.executor import run_in_new_thread
+from kserve.logging import logger
 from kserve.metrics import AnswerMetrics
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest import v1, v2
 from kserve.protocol.rest.compression import Compression
 from kserve.protocol.rest.exchange import ClientDisconnected, Exchange
+from kserve.protocol.rest.http import request_id_of
 from kserve.protocol.rest.responses import JSONResponse
 
 _V1_MODELS: Final = "/v1/models/"
@@ -25,6 +29,7 @@ _V2_MODELS: Final = "/v2/models/"
 _V2_INFER: Final = "/infer"
 _V1_VERBS: Final = ("predict", "explain")
 _REST_APP: Final = "kserve.rest_app"
+_DRAINING: Final = "The server is shutting down."
 
 
 class RestApp:
@@ -72,11 +77,21 @@ class RestApp:
         try:
             await self._dispatch(exchange, scope, receive)
         except ClientDisconnected:
-            pass
+            exchange.leave()
+        except asyncio.CancelledError:
+            if not self.is_draining:
+                raise
+            logger.warning("Request did not finish in the grace period")
+            await exchange.fail(ServerNotReady(_DRAINING))
         except Exception as exc:
             await exchange.fail(exc)
         finally:
             exchange.finish(self._log_requests)
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the server is shutting down."""
+        return self._dataplane.is_draining
 
     async def _dispatch(self, exchange: Exchange, scope: Scope, receive: Receive) -> None:
         path: str = scope["path"].rstrip("/") or "/"
@@ -119,7 +134,14 @@ class Application(Starlette):
             return rest_app
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
-            await self({**scope, _REST_APP: rest_app}, receive, send)
+            noting, statuses = _noting_status(send)
+            try:
+                await self({**scope, _REST_APP: rest_app}, receive, noting)
+            except asyncio.CancelledError:
+                # A middleware with a task of its own lets no answer of `rest_app` through then.
+                if statuses or not rest_app.is_draining:
+                    raise
+                await _refuse(scope, receive, send)
 
         return application
 
@@ -138,6 +160,25 @@ class Application(Starlette):
 def _require_post(scope: Scope) -> None:
     if scope["method"] != "POST":
         raise HTTPException(405, headers={"Allow": "POST"})
+
+
+def _noting_status(send: Send) -> tuple[Send, list[int]]:
+    """Give a `send` that notes the status of a response that starts."""
+    statuses: list[int] = []
+
+    async def noting(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+        await send(message)
+
+    return noting, statuses
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    given = dict(reversed(scope["headers"])).get(b"x-request-id")
+    headers = {"x-request-id": request_id_of(given)}
+    error = {"error": str(ServerNotReady(_DRAINING))}
+    await JSONResponse(error, 503, headers)(scope, receive, send)
 
 
 async def _live(request: Request) -> Response:

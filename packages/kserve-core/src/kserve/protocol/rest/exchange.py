@@ -4,8 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from time import perf_counter
-from typing import Any, Final
-from uuid import uuid4
+from typing import Any, Final, cast
 
 import orjson
 from starlette.exceptions import HTTPException
@@ -19,6 +18,7 @@ from kserve.metrics import AnswerMetrics
 from kserve.protocol.codec.encoded_json import EncodedJson
 from kserve.protocol.codec.v2_binary import EncodedBinary
 from kserve.protocol.rest.compression import MIN_COMPRESSED_BYTES, Compression, RawHeaders
+from kserve.protocol.rest.http import WIRE, Wire, request_id_of
 
 # body, headers -> body, headers
 Wrap = Callable[[bytes, RawHeaders], tuple[bytes, RawHeaders]]
@@ -35,9 +35,6 @@ _ALIGNMENT: Final = 16
 
 # A body of tensors below this is copied once more to be sent in one piece.
 _MAX_JOINED_BYTES: Final = 64 << 10
-
-# Printable ASCII: the id goes into the log and back to the client.
-_REQUEST_ID: Final = re.compile(rb"[!-~]{1,128}")
 
 # Written by the server itself for the response at hand; a model's copies of its predictor's would
 # contradict them.
@@ -81,6 +78,7 @@ class Exchange:
 
     __slots__ = (
         "_compression",
+        "_outcome",
         "_receive",
         "_send",
         "_started",
@@ -113,14 +111,12 @@ class Exchange:
         self.protocol = ""
         self.model_name = ""
         self.status = 0
+        # What is counted and logged if it is not the status that was sent; 0 if it is.
+        self._outcome = 0
         self._receive = receive
         self._send = send
         self._started = perf_counter()
-        given = self.header(b"x-request-id")
-        if given is not None and _REQUEST_ID.fullmatch(given):
-            self.request_id = given.decode()
-        else:
-            self.request_id = str(uuid4())
+        self.request_id = request_id_of(self.header(b"x-request-id"))
         request_id_var.set(self.request_id)
 
     def header(self, name: bytes) -> bytes | None:
@@ -263,21 +259,33 @@ class Exchange:
             await asyncio.gather(sending, return_exceptions=True)
 
     async def fail(self, exc: Exception) -> None:
-        """Answer with an error, unless a response has begun: then the connection is cut short."""
+        """Answer with an error, unless a response has begun: then the connection is cut.
+
+        A response that was cut is counted and logged as a failure, whatever status was sent.
+        """
         try:
             status, body, headers = _error_response(exc)
         except (TypeError, ValueError) as unsendable:
             # A text or a header of the user's that HTTP or JSON cannot carry.
             exc = unsendable
             status, body, headers = _error_response(exc)
+        if self.status:
+            status = self._outcome = max(status, 500)
         if status >= 500 and status not in (501, 503):
             logger.error("Request failed", exc_info=exc)
         if not self.status:
             await self.reply(body, headers, status)
+        elif wire := self._wire():
+            wire.cut()
+
+    def leave(self) -> None:
+        """Take note that the client was gone before it had read everything."""
+        wire = self._wire()
+        self._outcome = (wire and wire.refused_status) or _CLIENT_CLOSED
 
     def finish(self, log: bool) -> None:
         """Count the answer and, if it was an inference request, log its line."""
-        status = self.status or _CLIENT_CLOSED
+        status = self._outcome or self.status or _CLIENT_CLOSED
         self.metrics.count_answer(self.protocol, status)
         if log and self.model_name:
             fields = {
@@ -288,6 +296,9 @@ class Exchange:
                 "duration_ms": round((perf_counter() - self._started) * 1000, 3),
             }
             trace_logger.info("request", extra={"fields": fields})
+
+    def _wire(self) -> Wire | None:
+        return cast(Wire | None, self.scope.get(WIRE))
 
     async def _send_chunks(self, iterator: AsyncIterator[Any], headers: RawHeaders) -> None:
         try:

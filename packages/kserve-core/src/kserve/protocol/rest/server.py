@@ -13,9 +13,13 @@ from kserve.config import DEFAULT_MAX_DECOMPRESSED_BYTES, CloudEventConfig
 from kserve.errors import StartError
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest.app import Application, RestApp
+from kserve.protocol.rest.http import HTTPProtocol
 
 # Connections that wait to be accepted; as uvicorn's default.
 _BACKLOG: Final = 2048
+
+# What a request that was cancelled at the end gets to answer that it was.
+_CANCEL_S: Final = 1.0
 
 
 class RESTServer:
@@ -45,7 +49,7 @@ class RESTServer:
         host: str = "0.0.0.0",
         event_loop: str = "auto",
         timeout_keep_alive: int = 65,
-        grace_period: int = 30,
+        grace_period: int = 25,
         log_requests: bool = True,
         max_decompressed_bytes: int = DEFAULT_MAX_DECOMPRESSED_BYTES,
         cloudevents: CloudEventConfig | None = None,
@@ -64,7 +68,7 @@ class RESTServer:
         self.config = uvicorn.Config(
             self.create_application(),
             loop=event_loop,
-            http="httptools",
+            http=HTTPProtocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -97,10 +101,13 @@ class RESTServer:
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def stop(self) -> None:
-        """Accept no more, let requests in flight finish, close."""
+        """Accept no more, let requests in flight finish, cancel those that do not, close."""
         if self._task is not None:
             self._server.should_exit = True
             await self._task
+            cancelled = self._server.server_state.tasks
+            if cancelled:
+                await asyncio.wait(set(cancelled), timeout=_CANCEL_S)
         self._app.leave(self._rest_app)
 
 
