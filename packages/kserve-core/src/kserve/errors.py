@@ -24,6 +24,8 @@ import os
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
+from kserve.listing import shortened
+
 
 class InferenceServerError(Exception):
     """The base of every error here; `str()` of it is what the client reads.
@@ -57,7 +59,8 @@ class ModelNotFound(InferenceServerError):
     http_status, grpc_status = 404, "NOT_FOUND"
 
     def __init__(self, model_name: str | None = None) -> None:
-        super().__init__(f"Model with name {model_name} does not exist.")
+        name = None if model_name is None else shortened(model_name)
+        super().__init__(f"Model with name {name} does not exist.")
         self.model_name = model_name
         self.reason = str(self)
 

@@ -125,7 +125,7 @@ def encode_response(
             disagrees with shape or datatype.
         InferenceError: A parameter is of a type that gRPC does not carry.
     """
-    outputs = [output for output, _ in response._outputs_to_send()]
+    outputs = [output for output, _ in response.outputs_to_send()]
     as_raw = as_raw or response.use_binary_outputs
     as_raw = as_raw or any(output.is_binary or output.datatype == "FP16" for output in outputs)
     message = ModelInferResponse(
