@@ -33,6 +33,9 @@ PARTLY_GUESSED_TABLE = Signature(
     inputs=(TensorSpec("age", "BYTES", (-1,), exact=False), TensorSpec("fare", "FP32", (-1,))),
     is_table=True,
 )
+WIDE = Signature(inputs=tuple(TensorSpec(f"x{i}", "FP64", (-1,)) for i in range(12)))
+TEN = ", ".join(f"'x{i}'" for i in range(10))
+FIXED = Signature(inputs=(TensorSpec("a", "FP64", (-1,)), TensorSpec("b", "FP64", (3,))))
 ONE_COLUMN = Signature(inputs=(TensorSpec("age", "FP64", (-1,)),), is_table=True)
 
 
@@ -60,6 +63,12 @@ def text(*values: str) -> NDArray[Any]:
         pytest.param(MATRIX, {"q": np.ones((2, 4))}, {"x": np.ones((2, 4))}, id="any name for one"),
         pytest.param(
             MATRIX, {"x": np.ones((2, 4), np.int64)}, {"x": np.ones((2, 4))}, id="integers to FP64"
+        ),
+        pytest.param(
+            FIXED,
+            {"a": np.ones(2), "b": np.ones(3)},
+            {"a": np.ones(2), "b": np.ones(3)},
+            id="an input that has no rows",
         ),
         pytest.param(MATRIX, {"x": np.ones((0, 4))}, {"x": np.ones((0, 4))}, id="no rows"),
         pytest.param(SCALARS, {"x": np.ones((3, 1))}, {"x": np.ones(3)}, id="a column is scalars"),
@@ -170,7 +179,7 @@ def test_gives_tensors_as_the_signature_says(
         pytest.param(
             TABLE,
             {"age": np.ones(2), "fare": np.ones(3)},
-            "the columns differ in their number of rows: 'age' 2, 'fare' 3",
+            "the inputs differ in their number of rows: 'age' 2, 'fare' 3",
             id="columns of different length",
         ),
         pytest.param(
@@ -184,6 +193,36 @@ def test_gives_tensors_as_the_signature_says(
             {"age": np.ones((3, 1))},
             "input 'age': expected shape [-1, 2], got [3, 1]",
             id="one column of two",
+        ),
+        pytest.param(
+            PAIR,
+            {"a": np.ones((2, 2)), "b": text("u")},
+            "the inputs differ in their number of rows: 'a' 2, 'b' 1",
+            id="different numbers of rows",
+        ),
+        pytest.param(
+            TABLE,
+            {"any": np.ones(2)},
+            "input 'any': expected shape [-1, 2], got [2]",
+            id="a table without its axis of rows",
+        ),
+        pytest.param(
+            TABLE,
+            {"any": np.ones((1, 2, 1))},
+            "input 'any': expected shape [-1, 2], got [1, 2, 1]",
+            id="a table of three axes",
+        ),
+        pytest.param(
+            TABLE,
+            {"age": np.ones(2)},
+            "expected inputs 'age', 'fare': missing 'fare'",
+            id="one column alone",
+        ),
+        pytest.param(
+            WIDE,
+            {"a": np.ones(1), "b": np.ones(1)},
+            f"expected inputs {TEN} and 2 more: missing {TEN} and 2 more, unknown 'a', 'b'",
+            id="many names",
         ),
         pytest.param(
             MIXED_TABLE,

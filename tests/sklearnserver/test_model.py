@@ -344,8 +344,12 @@ def test_rejects_null_among_the_texts_of_a_vectorizer(tmp_path: Path) -> None:
     estimator = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(["a b", "cd"], [1, 0])
     model = serve(tmp_path, estimator)
 
-    with pytest.raises(InvalidInput, match="invalid document"):
+    with pytest.raises(InvalidInput) as caught:
         model.predict({"instances": ["ab", None]})
+
+    assert caught.value.reason == (
+        "input 'input-0': expected text, got null at 1, null is not allowed"
+    )
 
 
 def test_passes_anything_on_to_an_estimator_that_tells_nothing(tmp_path: Path) -> None:

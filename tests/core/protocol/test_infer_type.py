@@ -538,7 +538,7 @@ def test_dataframe_has_a_column_per_input() -> None:
         ),
         pytest.param(
             [3],
-            "expected inputs with equal numbers of rows, got {'a': 2, 'b': 2, 'c': 3}",
+            "expected inputs with equal numbers of rows, got 'a': 2, 'b': 2, 'c': 3",
             id="length",
         ),
     ],

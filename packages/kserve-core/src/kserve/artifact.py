@@ -6,9 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from kserve.errors import ModelLoadError, ModelMissingError
-
-# A directory listing in an error stays one readable line.
-_MAX_NAMES = 10
+from kserve.listing import listing
 
 # The file system's own, at the top of a volume.
 _LOST_AND_FOUND = "lost+found"
@@ -58,11 +56,10 @@ def find_artifact(model_dir: str | os.PathLike[str], suffixes: Sequence[str]) ->
     ]
     expected = f"expected exactly one of {', '.join('*' + suffix for suffix in suffixes)}"
     if not found:
-        raise ModelMissingError(directory, f"no model file, {expected}; found {_listing(names)}")
+        raise ModelMissingError(directory, f"no model file, {expected}; found {listing(names)}")
     if len(found) > 1:
         raise ModelLoadError(
-            f"{directory}: More than one model file is detected, {expected}; "
-            f"found {_listing(found)}"
+            f"{directory}: More than one model file is detected, {expected}; found {listing(found)}"
         )
     return directory / found[0]
 
@@ -96,10 +93,3 @@ def list_directory(directory: Path) -> list[str]:
     except OSError as exc:
         raise ModelLoadError(f"{directory}: {exc.strerror}") from exc
     return sorted(name for name in names if not name.startswith("."))
-
-
-def _listing(names: Sequence[str]) -> str:
-    if not names:
-        return "nothing"
-    shown = ", ".join(names[:_MAX_NAMES])
-    return shown if len(names) <= _MAX_NAMES else f"{shown} and {len(names) - _MAX_NAMES} more"

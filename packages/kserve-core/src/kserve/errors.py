@@ -26,6 +26,8 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
 
+from kserve.listing import shortened
+
 # An absolute path in a text, with its last name in the group; `a/b` and `http://host/a` are none.
 _PATH: Final = re.compile(r"(?<![\w.:/-])/(?:[^\s/:,;'\"]+/)*([^\s/:,;'\"]*)")
 
@@ -67,7 +69,8 @@ class ModelNotFound(InferenceServerError):
     http_status, grpc_status = 404, "NOT_FOUND"
 
     def __init__(self, model_name: str | None = None, detail: str | None = None) -> None:
-        super().__init__(detail or f"Model with name {model_name} does not exist.")
+        name = None if model_name is None else shortened(model_name)
+        super().__init__(detail or f"Model with name {name} does not exist.")
         self.model_name = model_name
         self.reason = str(self)
 

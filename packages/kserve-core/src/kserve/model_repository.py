@@ -13,6 +13,7 @@ from kserve.artifact import list_model_directories
 from kserve.endpoint import is_healthy
 from kserve.errors import InvalidInput, ModelMissingError, StartError, without_paths
 from kserve.executor import run_in_new_thread, run_user_code
+from kserve.listing import shortened
 from kserve.logging import logger
 from kserve.metrics import MODEL_LOAD_SECONDS, MODEL_STATE
 from kserve.model import BaseKServeModel, TensorModel
@@ -277,7 +278,9 @@ def check_model_name(name: str) -> None:
         InvalidInput: The name is empty, hidden, or holds a separator.
     """
     if not name or name.startswith(".") or name != os.path.basename(name) or "\0" in name:
-        raise InvalidInput(f"model name {name!r}: expected the name of one directory")
+        raise InvalidInput(
+            f"model name {shortened(repr(name))}: expected the name of one directory"
+        )
 
 
 async def load(model: BaseKServeModel) -> None:

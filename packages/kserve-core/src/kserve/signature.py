@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kserve.errors import InvalidInput
+from kserve.listing import listing, quoted
 from kserve.protocol.codec.dtypes import NUMPY_DTYPES
 from kserve.protocol.infer_type import InferRequest
 
@@ -61,7 +62,8 @@ class Signature:
         into any float, integers and booleans into wider integers.
 
         Raises:
-            InvalidInput: A missing or unknown input, a wrong shape or datatype.
+            InvalidInput: A missing or unknown input, a wrong shape or datatype, or inputs of
+            different numbers of rows where the signature says that axis 0 may be of any length.
         """
         given = {tensor.name: tensor.as_numpy() for tensor in request.inputs}
         if not self.inputs:
@@ -71,14 +73,15 @@ class Signature:
         if len(self.inputs) == 1:
             spec = self.inputs[0]
             if len(given) != 1:
-                got = f"{len(given)}: {_names(given)}" if given else "none"
+                got = f"{len(given)}: {quoted(given)}" if given else "none"
                 raise InvalidInput(f"expected one input, {spec.name!r}, got {got}")
             ((name, array),) = given.items()
             return {spec.name: _conform(array, spec, name)}
+        if self.is_table and len(given) == 1:
+            self._check_lone(given)
         self._check_names(given)
         tensors = {spec.name: _conform(given[spec.name], spec, spec.name) for spec in self.inputs}
-        if self.is_table:
-            _check_rows(tensors)
+        _check_rows([spec.name for spec in self.inputs if spec.shape[:1] == (-1,)], tensors)
         return tensors
 
     def check_outputs(self, names: Iterable[str]) -> tuple[str, ...]:
@@ -94,7 +97,7 @@ class Signature:
         for name in requested:
             if name not in known:
                 raise InvalidInput(
-                    f"Unexpected inference output {name!r}: the model has {_names(known)}"
+                    f"Unexpected inference output {name!r}: the model has {quoted(known)}"
                 )
         return requested
 
@@ -110,18 +113,23 @@ class Signature:
         if len({spec.datatype for spec in exact}) > 1:
             raise InvalidInput(
                 f"input {name!r}: the columns have different datatypes, send one tensor for each: "
-                f"{_names(spec.name for spec in self.inputs)}"
+                f"{quoted([spec.name for spec in self.inputs])}"
             )
         return {name: _convert(array, exact[0], name) if exact else array}
+
+    def _check_lone(self, given: Tensors) -> None:
+        ((name, array),) = given.items()
+        if name not in [spec.name for spec in self.inputs]:
+            raise InvalidInput(_shape_text(name, (-1, len(self.inputs)), array))
 
     def _check_names(self, given: Mapping[str, Any]) -> None:
         expected = [spec.name for spec in self.inputs]
         missing = [name for name in expected if name not in given]
         unknown = [name for name in given if name not in expected]
         if missing or unknown:
-            parts = [f"missing {_names(missing)}"] if missing else []
-            parts += [f"unknown {_names(unknown)}"] if unknown else []
-            raise InvalidInput(f"expected inputs {_names(expected)}: {', '.join(parts)}")
+            parts = [f"missing {quoted(missing)}"] if missing else []
+            parts += [f"unknown {quoted(unknown)}"] if unknown else []
+            raise InvalidInput(f"expected inputs {quoted(expected)}: {', '.join(parts)}")
 
 
 def _conform(array: NDArray[Any], spec: TensorSpec, name: str) -> NDArray[Any]:
@@ -147,11 +155,11 @@ def _convert(array: NDArray[Any], spec: TensorSpec, name: str) -> NDArray[Any]:
     raise InvalidInput(f"input {name!r}: expected datatype {spec.datatype}, got {_datatype(array)}")
 
 
-def _check_rows(tensors: Tensors) -> None:
-    lengths = {name: len(array) for name, array in tensors.items()}
+def _check_rows(names: Iterable[str], tensors: Tensors) -> None:
+    lengths = {name: len(tensors[name]) for name in names}
     if len(set(lengths.values())) > 1:
-        listing = ", ".join(f"{name!r} {length}" for name, length in lengths.items())
-        raise InvalidInput(f"the columns differ in their number of rows: {listing}")
+        counts = listing([f"{name!r} {length}" for name, length in lengths.items()])
+        raise InvalidInput(f"the inputs differ in their number of rows: {counts}")
 
 
 def _datatype(array: NDArray[Any]) -> str:
@@ -162,7 +170,3 @@ def _datatype(array: NDArray[Any]) -> str:
 
 def _shape_text(name: str, expected: tuple[int, ...], array: NDArray[Any]) -> str:
     return f"input {name!r}: expected shape {list(expected)}, got {list(array.shape)}"
-
-
-def _names(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, names))

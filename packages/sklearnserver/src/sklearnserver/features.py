@@ -50,14 +50,20 @@ def table_features(table: Table) -> MakeFeatures:
     return lambda tensors: _objects(tensors, table)
 
 
-def texts(tensors: Tensors) -> list[str]:
+def texts(tensors: Tensors) -> list[Any]:
     """Give the only tensor as the list that a vectorizer takes.
 
     Raises:
-        InvalidInput: An element is not UTF-8.
+        InvalidInput: An element is null or not UTF-8.
     """
     ((name, array),) = tensors.items()
-    documents: list[str] = decode(array, name, missing=np.nan).tolist()
+    documents: list[Any] = decode(array, name, missing=None).tolist()
+    if None in documents:
+        # A vectorizer would complain of a NaN that nobody sent.
+        raise InvalidInput(
+            f"input {name!r}: expected text, got null at {documents.index(None)}, "
+            "null is not allowed"
+        )
     return documents
 
 

@@ -301,6 +301,13 @@ def test_passes_the_parameters_on() -> None:
             b'{"instances":[{"a":1,"b":2},{"a":1}]}', (), "row 1 misses 'b'", id="a missing key"
         ),
         pytest.param(
+            b'{"instances":[{"a":1},{%s}]}' % b",".join(b'"x%d":1' % i for i in range(12)),
+            (),
+            "row 1 misses 'a' and has an unknown 'x0', 'x1', 'x2', 'x3', 'x4', 'x5', 'x6', 'x7', "
+            "'x8', 'x9' and 2 more",
+            id="many unknown keys",
+        ),
+        pytest.param(
             b'{"instances":[{"a":1},{"a":1,"b":2}]}',
             (),
             "row 1 has an unknown 'b'",

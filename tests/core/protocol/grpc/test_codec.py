@@ -418,3 +418,16 @@ def test_any_message_is_read_or_refused(
     except InvalidInput:
         return
     request.inputs[0].as_numpy()
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        pytest.param(InferOutput("o", [2], "FP32", [1, 2, 3]), id="too many values"),
+        pytest.param(InferOutput("o", [1], "INT8", [300]), id="out of range"),
+        pytest.param(InferOutput("o", [1], "FP32"), id="no data"),
+    ],
+)
+def test_a_faulty_output_is_the_models_fault(output: InferOutput) -> None:
+    with pytest.raises(InferenceError, match="output 'o'"):
+        codec.encode_response(InferResponse("1", "m", [output]))

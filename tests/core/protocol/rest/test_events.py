@@ -111,7 +111,7 @@ def test_v2_answers_an_event_with_an_event(port: int, mode: str, model: str) -> 
     event = _read(response, mode)
     assert response.status == 200
     assert event.get_data() == {
-        "model_name": model if model == "tensors" else None,
+        "model_name": model,
         "model_version": None,
         "id": "9",
         "parameters": None,

@@ -178,6 +178,14 @@ def test_a_request_for_an_unknown_model_leaves_a_line_too(entries: Entries) -> N
     assert (line["model"], line["protocol"], line["status"]) == ("a\nb", "v2", 404)
 
 
+def test_the_line_names_a_model_in_short(entries: Entries) -> None:
+    with serving(_answering({})) as port:
+        request(port, "POST", f"/v2/models/{'m' * 129}/infer", {})
+
+    (line,) = entries.of_requests()
+    assert line["model"] == "m" * 125 + "..."
+
+
 class Logging(Model):
     """Says something on its thread, and on the loop."""
 

@@ -22,6 +22,8 @@ from kserve.signature import Tensors
 from kserve.testing import Response, request, serving
 
 ONE = {"name": "x", "shape": [1], "datatype": "FP32", "data": [6.8]}
+ARRAY = np.array([[1, 2]], np.float32)
+ARRAY_OUTPUT = {"name": "y", "shape": ARRAY.shape, "datatype": "FP32", "data": ARRAY}
 
 
 class Echo(Model):
@@ -92,6 +94,8 @@ def port() -> Iterator[int]:
         Fixed("v2-no-id", InferResponse(None, "v2-no-id", [])),
         Fixed("v2-v1-answer", {"predictions": np.array([1, 2])}),
         Fixed("v2-broken", {"outputs": [{"name": "y"}]}),
+        Fixed("v2-array", {"outputs": [ARRAY_OUTPUT]}),
+        Fixed("v2-faulty", InferResponse("1", "m", [InferOutput("y", [2], "FP32", [1, 2, 3])])),
         Fixed("v2/with/slashes", {"predictions": []}),
         STOPPING,
     ]
@@ -158,8 +162,9 @@ def test_lists_the_models(port: int) -> None:
 
     assert response.status == 200
     assert sorted(response.json().pop("models")) == [
-        *("v2-broken", "v2-dict", "v2-doubling", "v2-echo", "v2-no-id", "v2-stopping"),
-        *("v2-v1-answer", "v2/with/slashes"),
+        "v2-array",
+        *("v2-broken", "v2-dict", "v2-doubling", "v2-echo", "v2-faulty", "v2-no-id"),
+        *("v2-stopping", "v2-v1-answer", "v2/with/slashes"),
     ]
 
 
@@ -332,6 +337,27 @@ def test_a_result_that_is_no_response_is_the_models_mistake(port: int) -> None:
             "error": "the model's result is no inference response: "
             "'shape' field is missing in outputs[0]"
         },
+    )
+
+
+def test_a_dict_with_arrays_lacks_nothing_but_outputs(port: int) -> None:
+    body = {"id": "7", "inputs": [ONE]}
+
+    response = _infer(port, "v2-array", body)
+
+    assert (response.status, response.body) == (
+        200,
+        b'{"model_name":"v2-array","model_version":null,"id":"7","parameters":null,"outputs":'
+        b'[{"name":"y","shape":[1,2],"datatype":"FP32","parameters":null,"data":[1.0,2.0]}]}',
+    )
+
+
+def test_an_output_that_disagrees_with_its_shape_is_the_models_mistake(port: int) -> None:
+    response = _infer(port, "v2-faulty")
+
+    assert (response.status, response.json()) == (
+        500,
+        {"error": "output 'y': expected as many elements as shape [2] holds, got 3"},
     )
 
 

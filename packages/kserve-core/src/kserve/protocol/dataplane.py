@@ -8,6 +8,7 @@ from kserve.endpoint import Endpoint, is_healthy
 from kserve.endpoints import Endpoints
 from kserve.errors import ModelNotFound, ModelNotReady
 from kserve.executor import run_user_code
+from kserve.listing import shortened
 from kserve.model import BaseKServeModel, InferenceModel, TensorModel
 from kserve.model_control import ModelControl
 from kserve.model_repository import ModelRepository, ModelState
@@ -298,7 +299,9 @@ class DataPlane:
             return ModelNotReady(name, f"Version {version}: {reason}" if reason else None)
         versions = ", ".join(self._versions(name) or ())
         has = f"it has {versions}" if versions else "it has no versions"
-        return ModelNotFound(name, f"Model with name {name} has no version {version}: {has}.")
+        return ModelNotFound(
+            name, f"Model with name {name} has no version {shortened(version)}: {has}."
+        )
 
 
 def server_version() -> str:

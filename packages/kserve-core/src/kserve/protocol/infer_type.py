@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from kserve.dataframes import import_pandas
 from kserve.errors import InferenceError, InvalidInput
+from kserve.listing import listing, quoted
 from kserve.protocol.codec.arrays import list_from_array
 from kserve.protocol.codec.bytes_tensor import decode_bytes_tensor, encode_bytes_tensor
 from kserve.protocol.grpc_form import (
@@ -208,9 +209,10 @@ class InferRequest:
         """
         pd = import_pandas()
         columns = {tensor.name: _column(tensor) for tensor in self.inputs}
-        counts = {name: len(column) for name, column in columns.items()}
-        if len(set(counts.values())) > 1:
-            raise InvalidInput(f"expected inputs with equal numbers of rows, got {counts}")
+        counts = [len(column) for column in columns.values()]
+        if len(set(counts)) > 1:
+            got = [f"{name!r}: {n_rows}" for name, n_rows in zip(columns, counts, strict=True)]
+            raise InvalidInput(f"expected inputs with equal numbers of rows, got {listing(got)}")
         return pd.DataFrame(columns)
 
     def get_input_by_name(self, name: str) -> InferInput | None:
@@ -343,7 +345,7 @@ class InferResponse:
             InferenceError: BYTES that are not UTF-8 are not asked for in binary form.
         """
         tensors = [
-            output.to_entry(as_binary=as_binary) for output, as_binary in self._outputs_to_send()
+            output.to_entry(as_binary=as_binary) for output, as_binary in self.outputs_to_send()
         ]
         document: dict[str, Any] = {
             "id": self.id,
@@ -371,7 +373,12 @@ class InferResponse:
         """Whether outputs go in binary form unless the request asks for them otherwise."""
         return self._use_binary_outputs
 
-    def _outputs_to_send(self) -> list[tuple[InferOutput, bool]]:
+    def outputs_to_send(self) -> list[tuple[InferOutput, bool]]:
+        """Give the requested outputs, or all, and whether each goes in binary form.
+
+        Raises:
+            InvalidInput: A requested output does not exist.
+        """
         if not self._requested_outputs:
             return [(output, self._use_binary_outputs) for output in self.outputs]
         outputs = []
@@ -381,7 +388,7 @@ class InferResponse:
                 names = [output.name for output in self.outputs]
                 raise InvalidInput(
                     f"Unexpected inference output {requested.name!r} for model "
-                    f"{self.model_name!r}, expected one of {names}"
+                    f"{self.model_name!r}, expected one of [{quoted(names)}]"
                 )
             as_binary = requested.binary_data
             outputs.append((output, self._use_binary_outputs if as_binary is None else as_binary))

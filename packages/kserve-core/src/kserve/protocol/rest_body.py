@@ -8,10 +8,12 @@ https://github.com/kserve/open-inference-protocol/blob/main/specification/protoc
 from collections.abc import Iterable
 from typing import Any, Self, TypeVar
 
+import numpy as np
 import orjson
 
 from kserve.errors import InvalidInput
 from kserve.protocol.codec.dtypes import NUMPY_DTYPES
+from kserve.protocol.codec.json_body import parse
 from kserve.protocol.tensor import BINARY_DATA_SIZE, RawData, RequestedOutput, Tensor
 
 AnyTensor = TypeVar("AnyTensor", bound=Tensor)
@@ -34,11 +36,7 @@ class RestBody:
             raise InvalidInput(
                 f"expected a JSON part of 0 to {len(view)} bytes, got a length of {json_length}"
             )
-        try:
-            document = orjson.loads(view[:json_length])
-        except orjson.JSONDecodeError as error:
-            raise InvalidInput(f"Unrecognized request format: {error}") from error
-        self._document = _object(document, "the body")
+        self._document = _object(parse(view[:json_length]), "the body")
         self._tail = view[json_length:]
         self._position = 0
 
@@ -91,7 +89,7 @@ class RestBody:
             name=_required(fields, "name", str, where),
             shape=_shape(fields, where),
             datatype=_required(fields, "datatype", str, where),
-            data=_optional(fields, "data", list, where),
+            data=_data(fields, where),
             parameters=parameters,
         )
         if tensor.datatype not in NUMPY_DTYPES:
@@ -147,10 +145,19 @@ def _requested_output(entry: object, where: str) -> RequestedOutput:
 
 
 def _shape(fields: dict[str, Any], where: str) -> list[int]:
+    if isinstance(fields.get("shape"), tuple):
+        # That of an array, in a document that user code made.
+        fields = {**fields, "shape": list(fields["shape"])}
     shape: list[int] = _required(fields, "shape", list, where)
     if not all(type(axis) is int and axis >= 0 for axis in shape):
         raise InvalidInput(f"{where}: expected 'shape' as whole numbers from 0, got {shape}")
     return shape
+
+
+def _data(fields: dict[str, Any], where: str) -> Any:
+    # As above: an array, which a parser never gives.
+    data = fields.get("data")
+    return data if isinstance(data, np.ndarray) else _optional(fields, "data", list, where)
 
 
 def _check_unique(tensors: Iterable[Tensor]) -> None:

@@ -13,7 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kserve.errors import InferenceError, InferenceServerError, InvalidInput
-from kserve.protocol.codec.arrays import array_from_values, decode_texts, list_from_array
+from kserve.protocol.codec.arrays import (
+    array_from_values,
+    decode_texts,
+    list_from_array,
+    plain_array,
+)
 from kserve.protocol.codec.bytes_tensor import decode_bytes_tensor, encode_bytes_tensor
 from kserve.protocol.codec.dtypes import NUMPY_DTYPES, from_np_dtype
 
@@ -161,6 +166,7 @@ class Tensor:
         Raises:
             InvalidInput: The datatype is unknown, there is no data, a value does not fit the
                 datatype, or the number of elements is not what `shape` says.
+            InferenceError: Values of the array are masked, and it is none of floats.
         """
         array = self._as_array()
         try:
@@ -190,17 +196,18 @@ class Tensor:
                 otherwise as a flat JSON list.
 
         Raises:
-            InferenceError: No array, another datatype or shape, or BYTES that are not UTF-8 and
-                therefore cannot be JSON.
+            InferenceError: No array, another datatype or shape, masked values that are no floats,
+                or BYTES that are not UTF-8 and therefore cannot be JSON.
         """
         self._check_array(input_tensor)
+        array = plain_array(input_tensor)
         if binary_data:
-            raw = _raw_bytes(input_tensor, self._datatype)
+            raw = _raw_bytes(array, self._datatype)
             self._set_content(is_binary=True)
             self._raw_data = raw
             self._parameters = {**(self._parameters or {}), BINARY_DATA_SIZE: len(raw)}
         else:
-            values = self._json_array(input_tensor)
+            values = self._json_array(array)
             self._set_content(is_binary=False)
             self._array = values
 

@@ -1,9 +1,10 @@
 """Small functions that user code imports from here."""
 
 import uuid
+from argparse import ArgumentTypeError
 from typing import Any
 
-from kserve.config import CloudEventConfig
+from kserve.config import CloudEventConfig, boolean
 from kserve.constants.constants import PredictorProtocol
 from kserve.cpu import cpu_count
 from kserve.payload import get_predict_input, get_predict_response
@@ -79,12 +80,10 @@ def strtobool(val: str) -> bool:
     Raises:
         ValueError: `val` is another word.
     """
-    word = val.lower()
-    if word in ("y", "yes", "t", "true", "on", "1"):
-        return True
-    if word in ("n", "no", "f", "false", "off", "0"):
-        return False
-    raise ValueError(f"expected a truth value such as true or false, got {val!r}")
+    try:
+        return boolean(val)
+    except ArgumentTypeError as exc:
+        raise ValueError(f"expected a truth value such as true or false, got {val!r}") from exc
 
 
 def _is(protocol: str | PredictorProtocol, expected: PredictorProtocol) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kserve.errors import InvalidInput
+from kserve.errors import InferenceError, InvalidInput
 from kserve.protocol.codec.dtypes import NUMPY_DTYPES
 
 _NUMBERS: Final = (int, float, np.integer, np.floating, np.bool_)
@@ -23,11 +23,12 @@ def array_from_values(values: Any, datatype: str) -> NDArray[Any]:
 
     Raises:
         InvalidInput: The datatype is unknown, the lists are ragged, or a value does not fit.
+        InferenceError: Values of an array are masked, and it is none of floats.
     """
     dtype = NUMPY_DTYPES.get(datatype)
     if dtype is None:
         raise InvalidInput(f"unknown datatype {datatype!r}, expected {', '.join(NUMPY_DTYPES)}")
-    array = values if isinstance(values, np.ndarray) else _objects(values)
+    array = plain_array(values) if isinstance(values, np.ndarray) else _objects(values)
     if array.dtype == dtype and isinstance(values, np.ndarray):
         return array
     if dtype.kind == "O":
@@ -35,6 +36,27 @@ def array_from_values(values: Any, datatype: str) -> NDArray[Any]:
     if array.dtype.kind not in "biufO":
         raise InvalidInput(f"expected {datatype} data, got an array of {array.dtype}")
     return _numbers(array, datatype, dtype)
+
+
+def plain_array(array: NDArray[Any]) -> NDArray[Any]:
+    """Give an array as one of numpy's own class, masked floats as NaN.
+
+    A `np.matrix` would keep its two axes whatever shape it is given, and what is masked is still
+    in the buffer of a masked array. No copy is made without a masked value.
+
+    Raises:
+        InferenceError: Values are masked, and it is no array of floats.
+    """
+    if type(array) is np.ndarray:
+        return array
+    if not isinstance(array, np.ma.MaskedArray) or not np.ma.is_masked(array):
+        return np.asarray(array)
+    if array.dtype.kind != "f":
+        raise InferenceError(
+            f"expected masked values in arrays of floats alone, got them in one of {array.dtype}"
+        )
+    filled: NDArray[Any] = array.filled(np.nan)
+    return filled
 
 
 def list_from_array(array: NDArray[Any]) -> list[Any]:
@@ -83,7 +105,10 @@ def _objects(values: Any) -> NDArray[np.object_]:
 
 def _strings(array: NDArray[Any]) -> NDArray[np.object_]:
     if array.dtype.kind == "M":
-        array = np.datetime_as_string(array)
+        texts = np.asarray(np.datetime_as_string(array)).astype(np.object_)
+        # Still known as missing, which JSON has a word for, and "NaT" as text.
+        texts[np.isnat(array)] = np.datetime64("NaT")
+        return texts
     return array.astype(np.object_, copy=False)
 
 

@@ -18,6 +18,7 @@ import orjson
 
 from kserve.config import CloudEventConfig
 from kserve.errors import InvalidInput
+from kserve.protocol.codec.json_body import parse
 
 STRUCTURED_TYPE: Final = b"application/cloudevents+json"
 
@@ -194,10 +195,7 @@ def _read_binary(headers: Mapping[bytes, bytes], body: bytes) -> CloudEvent:
 
 
 def _read_structured(body: bytes) -> CloudEvent | None:
-    try:
-        event = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidInput(f"Unrecognized request format: {error}") from error
+    event = parse(body)
     if not isinstance(event, dict) or "specversion" not in event:
         return None
     attributes = {

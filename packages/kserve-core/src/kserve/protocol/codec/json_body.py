@@ -7,7 +7,7 @@ import orjson
 from kserve.errors import InvalidInput
 
 
-def parse(body: bytes) -> Any:
+def parse(body: bytes | memoryview) -> Any:
     """Parse a whole body.
 
     Raises:
@@ -17,7 +17,7 @@ def parse(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise InvalidInput(f"Unrecognized request format: {error}{_hint(error)}") from error
+        raise InvalidInput(f"Unrecognized request format: {_reason(body, error)}") from error
 
 
 def read_parameters(value: dict[str, Any], owner: str) -> dict[str, Any] | None:
@@ -44,8 +44,13 @@ def read_parameters(value: dict[str, Any], owner: str) -> dict[str, Any] | None:
     return parameters
 
 
-def _hint(error: orjson.JSONDecodeError) -> str:
+def _reason(body: bytes | memoryview, error: orjson.JSONDecodeError) -> str:
+    try:
+        bytes(body).decode()
+    except UnicodeDecodeError as undecodable:
+        # orjson says "surrogates not allowed" and no position.
+        return f"invalid UTF-8 at byte {undecodable.start}"
     token = str(error.doc)[error.pos : error.pos + 3]
     if token in ("NaN", "nan", "Inf", "inf"):
-        return "; JSON has no NaN and no infinity, send null for a missing number"
-    return ""
+        return f"{error}; JSON has no NaN and no infinity, send null for a missing number"
+    return str(error)

@@ -14,9 +14,10 @@ import orjson
 from numpy.typing import NDArray
 
 from kserve.errors import InferenceError, InvalidInput
-from kserve.protocol.codec import encoded_json, number_blocks
+from kserve.listing import listing, quoted
+from kserve.protocol.codec import encoded_json, number_blocks, outputs
 from kserve.protocol.codec.dtypes import NUMPY_DTYPES, from_np_dtype
-from kserve.protocol.codec.encoded_json import EncodedJson
+from kserve.protocol.codec.encoded_json import EncodedJson, Writer
 from kserve.protocol.codec.json_body import parse, read_parameters
 from kserve.protocol.codec.json_numbers import narrow, tensor_from_list
 from kserve.protocol.codec.number_blocks import NumberBlock
@@ -105,22 +106,22 @@ def encode_response(response: InferResponse) -> EncodedJson:
     """Write `{"predictions": [...]}`: rows of the only output, or an object for each row.
 
     Raises:
-        InferenceError: The outputs differ in their number of rows.
+        InferenceError: The outputs differ in their number of rows, or one has no data, or data that
+            disagrees with its shape or datatype.
         InvalidInput: A BYTES element is not UTF-8, which V1 cannot express.
     """
     columns = {}
     n_nulled = 0
     for output in response.outputs:
-        columns[output.name], n_here = encoded_json.writable(output.as_numpy())
+        columns[output.name], n_here = encoded_json.writable(outputs.as_array(output))
         n_nulled += n_here
     rows = next(iter(columns.values())) if len(columns) == 1 else _objects(columns)
     try:
-        body = orjson.dumps(
-            {"predictions": rows}, default=_decode_bytes, option=orjson.OPT_SERIALIZE_NUMPY
-        )
+        body = _write_rows(rows)
     except orjson.JSONEncodeError as error:
-        if not isinstance(error.__cause__, UnicodeDecodeError):
-            raise InferenceError(f"an output cannot be written as JSON: {error}") from error
+        cause = encoded_json.reason(error)
+        if not isinstance(cause, UnicodeDecodeError):
+            raise InferenceError(f"an output cannot be written as JSON: {cause}") from error
         raise InvalidInput(
             "an output holds bytes that are not UTF-8: use the V2 protocol with binary output"
         ) from error
@@ -136,14 +137,15 @@ def _objects(columns: dict[str, Any]) -> list[dict[str, Any]]:
         name: len(values) if isinstance(values, list) else 1 for name, values in lists.items()
     }
     if len(set(lengths.values())) > 1 or not all(isinstance(v, list) for v in lists.values()):
-        raise InferenceError(f"the outputs differ in their number of rows: {lengths}")
+        counts = listing([f"{name!r}: {length}" for name, length in lengths.items()])
+        raise InferenceError(f"the outputs differ in their number of rows: {counts}")
     return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
 
 
-def _decode_bytes(value: Any) -> str:
-    if isinstance(value, bytes):
-        return value.decode()
-    raise TypeError(f"Type is not JSON serializable: {type(value).__name__}")
+def _write_rows(rows: Any) -> bytes:
+    if isinstance(rows, np.ndarray):
+        return orjson.dumps({"predictions": rows}, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Writer().dumps({"predictions": rows})
 
 
 def _request(
@@ -204,8 +206,10 @@ def _unlike_first(rows: list[Any]) -> str:
         if type(row) is not dict:
             return f"row {index} is no object, row 0 is one"
         if row.keys() != keys:
-            parts = [f"misses {key!r}" for key in keys if key not in row]
-            parts += [f"has an unknown {key!r}" for key in row if key not in keys]
+            missing = [key for key in keys if key not in row]
+            unknown = [key for key in row if key not in keys]
+            parts = [f"misses {quoted(missing)}"] if missing else []
+            parts += [f"has an unknown {quoted(unknown)}"] if unknown else []
             return f"row {index} {' and '.join(parts)}: every row must have the keys of row 0"
     raise AssertionError("the rows are alike")
 
@@ -219,7 +223,7 @@ def _by_position(
     for index, row in enumerate(rows):
         if type(row) is not list or len(row) != len(inputs):
             got = len(row) if type(row) is list else "no list"
-            names = ", ".join(spec.name for spec in inputs)
+            names = listing([spec.name for spec in inputs])
             raise InvalidInput(f"row {index}: expected {len(inputs)} values ({names}), got {got}")
     if matrix_spec and set(map(type, chain.from_iterable(rows))) <= _NUMBER_OR_NULL:
         return [_tensor(_TENSOR_NAME, rows, matrix_spec)]

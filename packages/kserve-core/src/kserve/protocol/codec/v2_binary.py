@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 
 from kserve.errors import InferenceError, InvalidInput
-from kserve.protocol.codec import v2_json
+from kserve.protocol.codec import outputs, v2_json
 from kserve.protocol.codec.dtypes import NUMPY_DTYPES
 from kserve.protocol.codec.v1_json import InputSpec
 from kserve.protocol.codec.v2_json import InputHeader
@@ -116,13 +116,14 @@ def encode(response: InferResponse, request: InferRequest) -> EncodedBinary | No
     Raises:
         InvalidInput: A requested output is not there, or is FP16 or bytes that are not UTF-8 and
             was not asked for in binary form.
-        InferenceError: A parameter cannot be written as JSON.
+        InferenceError: An output has no data, or data that disagrees with its shape or datatype;
+            or a parameter cannot be written as JSON.
     """
     # Nobody has said anything, as in most requests.
     if not (
         request.parameters
         or request.request_outputs
-        or response._use_binary_outputs
+        or response.use_binary_outputs
         or response._requested_outputs
     ):
         return None
@@ -134,8 +135,7 @@ def encode(response: InferResponse, request: InferRequest) -> EncodedBinary | No
     n_nulled = 0
     for output, as_binary in forms:
         if as_binary:
-            entry, raw = output.to_entry(as_binary=True)
-            assert raw is not None
+            entry, raw = outputs.binary_entry(output)
             raws.append(raw)
         else:
             entry, n_here = v2_json.json_entry(output)
@@ -224,11 +224,11 @@ def _no_raw_form(spec: InputSpec) -> str:
 
 def _forms(response: InferResponse, request: InferRequest) -> list[tuple[InferOutput, bool]]:
     """Give the outputs to send, and whether each goes in binary form."""
-    forms = response._outputs_to_send()
+    forms = response.outputs_to_send()
     if response._requested_outputs is not None:
         return forms
     asked = {output.name: output.binary_data for output in request.request_outputs or ()}
-    as_binary = request.use_binary_outputs or response._use_binary_outputs
+    as_binary = request.use_binary_outputs or response.use_binary_outputs
     return [
         (output, as_binary if asked.get(output.name) is None else bool(asked[output.name]))
         for output, _ in forms

@@ -14,7 +14,7 @@ import orjson
 from numpy.typing import NDArray
 
 from kserve.errors import InferenceError, InvalidInput
-from kserve.protocol.codec import number_blocks
+from kserve.protocol.codec import number_blocks, outputs
 from kserve.protocol.codec.arrays import decode_texts
 from kserve.protocol.codec.dtypes import NUMPY_DTYPES
 from kserve.protocol.codec.encoded_json import EncodedJson, writable
@@ -94,20 +94,21 @@ def encode(response: InferResponse) -> EncodedJson:
     Raises:
         InvalidInput: A requested output is not there; or an output is FP16 or holds bytes that are
             not UTF-8, both of which take the binary form.
-        InferenceError: A parameter cannot be written as JSON.
+        InferenceError: An output has no data, or data that disagrees with its shape or datatype;
+            or a parameter cannot be written as JSON.
     """
     n_nulled = 0
-    outputs = []
-    for output, _ in response._outputs_to_send():
+    entries = []
+    for output, _ in response.outputs_to_send():
         entry, n_here = json_entry(output)
         n_nulled += n_here
-        outputs.append(entry)
+        entries.append(entry)
     document = {
         "model_name": response.model_name,
         "model_version": response.model_version,
         "id": response.id,
         "parameters": response.parameters or None,
-        "outputs": outputs,
+        "outputs": entries,
     }
     try:
         body = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -121,6 +122,7 @@ def json_entry(output: InferOutput) -> tuple[dict[str, Any], int]:
 
     Raises:
         InvalidInput: The output is FP16 or holds bytes that are not UTF-8.
+        InferenceError: It has no data, or data that disagrees with its shape or datatype.
     """
     data, n_nulled = _json_data(output)
     entry = {
@@ -250,14 +252,14 @@ def _read_shape(item: dict[str, Any], owner: str) -> list[int]:
 
 
 def _read_requested_outputs(value: dict[str, Any]) -> list[RequestedOutput] | None:
-    outputs = value.get("outputs")
-    if outputs is None:
+    items = value.get("outputs")
+    if items is None:
         return None
-    if not isinstance(outputs, list):
+    if not isinstance(items, list):
         raise InvalidInput("expected 'outputs' to be a list")
-    names = [_read_name(item, f"outputs[{index}]") for index, item in enumerate(outputs)]
+    names = [_read_name(item, f"outputs[{index}]") for index, item in enumerate(items)]
     _check_unique(names, "output")
-    return [_read_requested_output(name, item) for name, item in zip(names, outputs, strict=True)]
+    return [_read_requested_output(name, item) for name, item in zip(names, items, strict=True)]
 
 
 def _read_requested_output(name: str, item: dict[str, Any]) -> RequestedOutput:
@@ -303,7 +305,7 @@ def _json_data(output: InferOutput) -> tuple[Any, int]:
         raise InvalidInput(
             f"{owner}: Sending FP16 data via JSON is not supported, ask for binary output"
         )
-    array = output.as_numpy().reshape(-1)
+    array = outputs.as_array(output).reshape(-1)
     if output.datatype != "BYTES":
         return writable(array)
     try:

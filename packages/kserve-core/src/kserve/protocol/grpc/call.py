@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from kserve.errors import describe
+from kserve.listing import shortened
 from kserve.logging import logger, request_id_var, trace_logger
 from kserve.metrics import AnswerMetrics
 
@@ -59,7 +60,7 @@ class Call:
         if self._log and self.model_name:
             fields = {
                 "request_id": request_id_var.get(),
-                "model": self.model_name,
+                "model": shortened(self.model_name),
                 "protocol": PROTOCOL,
                 "status": status,
                 "duration_ms": round((perf_counter() - self._started) * 1000, 3),

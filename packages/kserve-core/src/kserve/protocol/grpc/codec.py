@@ -121,11 +121,11 @@ def encode_response(
             of them is in binary form or FP16.
 
     Raises:
-        InvalidInput: A requested output does not exist, or an output has no data or data that
-            disagrees with shape or datatype.
-        InferenceError: A parameter is of a type that gRPC does not carry.
+        InvalidInput: A requested output does not exist.
+        InferenceError: An output has no data, or data that disagrees with shape or datatype; or a
+            parameter is of a type that gRPC does not carry.
     """
-    outputs = [output for output, _ in response._outputs_to_send()]
+    outputs = [output for output, _ in response.outputs_to_send()]
     as_raw = as_raw or response.use_binary_outputs
     as_raw = as_raw or any(output.is_binary or output.datatype == "FP16" for output in outputs)
     message = ModelInferResponse(
@@ -134,7 +134,12 @@ def encode_response(
         id=response.id or "",
         parameters=_encode_result_parameters(response.parameters),
     )
-    return message, _encode_tensors(message.outputs, outputs, _encode_result_parameters, as_raw)
+    try:
+        raws = _encode_tensors(message.outputs, outputs, _encode_result_parameters, as_raw)
+    except InvalidInput as error:
+        # A tensor does not know whose it is, and takes itself for the client's.
+        raise InferenceError(error.reason) from error
+    return message, raws
 
 
 def join_raw(message: ModelInferResponse, raws: Iterable[RawData]) -> ModelInferResponse:

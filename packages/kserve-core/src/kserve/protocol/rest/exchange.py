@@ -12,6 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from kserve.config import CloudEventConfig
 from kserve.errors import InferenceServerError, describe
+from kserve.listing import shortened
 from kserve.logging import logger, request_id_var, trace_logger
 from kserve.metrics import AnswerMetrics
 from kserve.protocol.codec.encoded_json import EncodedJson
@@ -289,7 +290,7 @@ class Exchange:
         if log and self.model_name:
             fields = {
                 "request_id": self.request_id,
-                "model": self.model_name,
+                "model": shortened(self.model_name),
                 "protocol": self.protocol,
                 "status": status,
                 "duration_ms": round((perf_counter() - self._started) * 1000, 3),

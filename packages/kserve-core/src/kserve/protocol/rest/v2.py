@@ -112,10 +112,11 @@ def _encode(result: Any, request: InferRequest, request_id: str) -> EncodedJson 
         result = _read_result(result)
     if not isinstance(result, InferResponse):
         return v1_json.encode(result)
-    if result.id is None:
+    if result.id is None or result.model_name is None:
         # The model may keep the object and give it again.
         result = copy(result)
-        result.id = request.id or request_id
+        result.id = result.id or request.id or request_id
+        result.model_name = result.model_name or request.model_name
     return v2_binary.encode(result, request) or v2_json.encode(result)
 
 
