@@ -12,6 +12,7 @@ from typing import Final
 from kserve.artifact import find_artifact, list_directory, list_model_directories, local_path
 from kserve.errors import ModelLoadError, ModelMissingError
 from kserve.executor import run_in_new_thread
+from kserve.listing import listing
 from kserve.logging import logger
 
 # The version of a model that has none.
@@ -57,7 +58,7 @@ def classify(directory: str | os.PathLike[str], suffixes: Sequence[str]) -> Cont
     if len(versions) < len(names):
         raise ModelLoadError(
             f"{path}: expected versions (directories named by a number) or models (other names), "
-            f"found both: {', '.join(names)}"
+            f"found both: {listing(names)}"
         )
     return Contents.VERSIONS
 
@@ -81,7 +82,7 @@ def find_versions(directory: str | os.PathLike[str], suffixes: Sequence[str]) ->
     # TensorFlow's exporters pad the number with zeros: it counts, not its spelling.
     versions = {str(int(name)): path / name for name in sorted(names, key=int, reverse=True)}
     if len(versions) < len(names):
-        raise ModelLoadError(f"{path}: found a version twice: {', '.join(names)}")
+        raise ModelLoadError(f"{path}: found a version twice: {listing(names)}")
     return versions
 
 

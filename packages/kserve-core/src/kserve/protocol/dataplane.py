@@ -8,7 +8,7 @@ from kserve.endpoint import Endpoint, is_healthy
 from kserve.endpoints import Endpoints
 from kserve.errors import ModelNotFound, ModelNotReady
 from kserve.executor import run_user_code
-from kserve.listing import shortened
+from kserve.listing import listing, shortened
 from kserve.model import BaseKServeModel, InferenceModel, TensorModel
 from kserve.model_control import ModelControl
 from kserve.model_repository import ModelRepository, ModelState
@@ -297,11 +297,10 @@ class DataPlane:
         if self._get(name, version) is not None or version in failures:
             reason = failures.get(version)
             return ModelNotReady(name, f"Version {version}: {reason}" if reason else None)
-        versions = ", ".join(self._versions(name) or ())
-        has = f"it has {versions}" if versions else "it has no versions"
-        return ModelNotFound(
-            name, f"Model with name {name} has no version {shortened(version)}: {has}."
-        )
+        versions = self._versions(name)
+        has = f"it has {listing(versions)}" if versions else "it has no versions"
+        missing = f"no version {shortened(version)}"
+        return ModelNotFound(name, f"Model with name {name} has {missing}: {has}.")
 
 
 def server_version() -> str:
