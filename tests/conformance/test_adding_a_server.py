@@ -69,7 +69,8 @@ def test_the_server_of_the_page_ends_with_one_line_of_reason(
     model_dir.mkdir()
     if arrays:
         np.savez(model_dir / "linear.npz", **arrays)  # type: ignore[arg-type]
-    server = ServerProcess("linserver", "--model_dir", str(model_dir), env=environment)
+    arguments = ("--model_dir", str(model_dir), "--model_dir_wait_s", "0")
+    server = ServerProcess("linserver", *arguments, env=environment)
 
     with pytest.raises(RuntimeError, match="did not start"), server:
         pass

@@ -41,6 +41,9 @@ DEFAULTS = {
     "log_format": "text",
     "model_name": "model",
     "predictor": None,
+    "repository_api": None,
+    "watch": False,
+    "watch_interval_s": 5.0,
 }
 
 
@@ -121,6 +124,10 @@ def test_no_flags_give_the_defaults() -> None:
             ["--log_config_file", "x.yaml"], {"log_config_file": "x.yaml"}, id="log_config_file"
         ),
         pytest.param(["--log_format", "json"], {"log_format": "json"}, id="log_format"),
+        pytest.param(["--repository_api", "false"], {"repository_api": False}, id="repository_api"),
+        pytest.param(["--watch"], {"watch": True}, id="watch"),
+        pytest.param(["--watch", "true"], {"watch": True}, id="watch with a value"),
+        pytest.param(["--watch_interval_s", "0.5"], {"watch_interval_s": 0.5}, id="interval"),
         pytest.param(
             ["--predictor_host", "iris.default"],
             {

@@ -31,6 +31,7 @@ NAMES = {
     "kserve.model_server": ["ModelServer", "app", "parser"],
     "kserve.predictor_config": ["PredictorConfig"],
     "kserve.protocol.dataplane": ["DataPlane"],
+    "kserve.protocol.model_repository_extension": ["ModelRepositoryExtension"],
     "kserve.protocol.infer_type": [
         *("InferInput", "InferOutput", "InferRequest", "InferResponse", "RequestedOutput"),
         *("deserialize_bytes_tensor", "serialize_byte_tensor"),

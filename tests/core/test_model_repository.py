@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
+from kserve.directory_repository import DirectoryRepository
 from kserve.errors import InvalidInput, ModelLoadError, ModelMissingError, StartError
 from kserve.executor import run_in_new_thread
 from kserve.model import BaseKServeModel, Model, PredictOptions, TensorModel
 from kserve.model_repository import (
     MODEL_MOUNT_DIRS,
-    DirectoryRepository,
     ModelRepository,
     ModelState,
     ModelStatus,

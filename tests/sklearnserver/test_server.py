@@ -112,6 +112,30 @@ def test_serves_every_directory_as_a_model(tmp_path: Path) -> None:
     assert answers == [{"predictions": [1, 1]}, {"predictions": ["b", "b"]}]
 
 
+def test_serves_versions_and_follows_their_directory(tmp_path: Path) -> None:
+    features = FEATURES.to_numpy()
+    for version, classes in (("1", ["a", "b", "c"]), ("2", ["d", "e", "f"])):
+        (tmp_path / version).mkdir()
+        save(tmp_path / version, SVC().fit(features, np.array(classes)[SPECIES]))
+    arguments = ("--model_dir", str(tmp_path), "--max_versions", "all")
+
+    def predict(port: int, version: str = "") -> Any:
+        path = f"/v1/models/model{version}:predict"
+        return request(port, "POST", path, {"instances": ROWS}).json()
+
+    with ServerProcess(
+        "sklearnserver", *arguments, "--watch", "--watch_interval_s", "0.05"
+    ) as server:
+        answers = [predict(server.port, version) for version in ("/versions/1", "/versions/2", "")]
+        save(tmp_path / ".new", SVC().fit(features, np.array(["g", "h", "i"])[SPECIES]))
+        (tmp_path / ".new").rename(tmp_path / "3")
+        while (followed := predict(server.port)) == answers[-1]:
+            pass
+
+    assert answers == [{"predictions": [letter] * 2} for letter in "bee"]
+    assert followed == {"predictions": ["h", "h"]}
+
+
 @pytest.mark.parametrize(
     ("estimator", "flags", "reason"),
     [
@@ -134,7 +158,7 @@ def test_a_failed_start_ends_with_the_reason(
     done = subprocess.run(
         [
             *(sys.executable, "-m", "sklearnserver", "--host", "127.0.0.1", "--http_port", "0"),
-            *("--model_dir", str(tmp_path), *flags),
+            *("--model_dir", str(tmp_path), "--model_dir_wait_s", "0", *flags),
         ],
         capture_output=True,
         text=True,

@@ -8,6 +8,9 @@ from urllib.parse import unquote, urlsplit
 from kserve.errors import ModelLoadError, ModelMissingError
 from kserve.listing import listing
 
+# The file system's own, at the top of a volume.
+_LOST_AND_FOUND = "lost+found"
+
 
 def local_path(model_dir: str | os.PathLike[str]) -> Path:
     """Give the path of a model directory, which may be a `file://` address.
@@ -62,14 +65,18 @@ def find_artifact(model_dir: str | os.PathLike[str], suffixes: Sequence[str]) ->
 
 
 def list_model_directories(models_dir: str | os.PathLike[str]) -> list[str]:
-    """Give the sorted names of the visible sub-directories.
+    """Give the sorted names of the visible sub-directories, without `lost+found`.
 
     Raises:
         ModelMissingError: The directory does not exist.
         ModelLoadError: It cannot be read.
     """
     directory = local_path(models_dir)
-    return [name for name in list_directory(directory) if (directory / name).is_dir()]
+    return [
+        name
+        for name in list_directory(directory)
+        if name != _LOST_AND_FOUND and (directory / name).is_dir()
+    ]
 
 
 def list_directory(directory: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """The settings of a server, its command line, and where their values come from."""
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -86,6 +87,10 @@ class ServerConfig:
         log_format: `text` or `json`.
         model_name: The name to serve a single model under.
         predictor: The predictor behind a transformer; None without `--predictor_host`.
+        repository_api: Whether clients may list, load and unload models; None for yes where models
+            can be loaded by name, as with a directory of several.
+        watch: Whether changes of the model directory are followed.
+        watch_interval_s: Seconds between two looks at it, above 0.
     """
 
     # The pod's own address is not known before.
@@ -118,6 +123,10 @@ class ServerConfig:
     log_format: str = "text"
     model_name: str = "model"
     predictor: PredictorConfig | None = None
+    repository_api: bool | None = None
+    watch: bool = False
+    # Two looks make a change: Triton looks every 15 s, TensorFlow Serving every second.
+    watch_interval_s: float = 5.0
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> "ServerConfig":
@@ -147,6 +156,9 @@ class ServerConfig:
             log_format=args.log_format,
             model_name=args.model_name,
             predictor=_predictor(args),
+            repository_api=args.repository_api,
+            watch=args.watch,
+            watch_interval_s=args.watch_interval_s,
         )
 
     @classmethod
@@ -209,6 +221,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_logging(parser)
     _add_grpc(parser)
     _add_predictor(parser)
+    _add_repository(parser)
     return parser
 
 
@@ -264,6 +277,29 @@ def _add_predictor(parser: argparse.ArgumentParser) -> None:
     add("--enable_predictor_health_check", action="store_true")
 
 
+def _add_repository(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--repository_api",
+        type=boolean,
+        help="let clients list, load and unload models (true with a directory of several models)",
+    )
+    add(
+        "--watch",
+        type=boolean,
+        nargs="?",
+        const=True,
+        default=False,
+        help="load what changes in the model directory (%(default)s)",
+    )
+    add(
+        "--watch_interval_s",
+        type=seconds,
+        default=ServerConfig().watch_interval_s,
+        help="seconds between two looks at the model directory (%(default)s)",
+    )
+
+
 def _predictor(args: argparse.Namespace) -> PredictorConfig | None:
     if not args.predictor_host:
         return None
@@ -310,9 +346,37 @@ def positive(text: str) -> int:
     return _integer(text, 1)
 
 
+def seconds(text: str) -> float:
+    """Read a number of seconds above 0."""
+    value = _number(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected seconds, more than 0, got {text!r}")
+    return value
+
+
+def timeout(text: str) -> float:
+    """Read a number of seconds, 0 for none."""
+    value = _number(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected seconds, 0 or more, got {text!r}")
+    return value
+
+
+def count_or_all(text: str) -> int | None:
+    """Read an integer of 1 or more, or `all`, which is None."""
+    return None if text == "all" else positive(text)
+
+
 def port(text: str) -> int:
     """Read a port number."""
     return _integer(text, 0, 65535)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _integer(text: str, least: int, most: int | None = None) -> int:

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -13,7 +14,7 @@ from kserve.logging import logger
 from kserve.metrics import ModelMetrics
 from kserve.model import BaseKServeModel, InferenceModel, InferenceVerb, Model, TensorModel
 from kserve.pipeline import HandlerPipeline, is_default_handler, streamable
-from kserve.protocol.infer_type import InferRequest
+from kserve.protocol.infer_type import InferRequest, InferResponse
 from kserve.signature import Signature
 
 # payload, lower-case request headers, verb -> response, response headers
@@ -74,6 +75,8 @@ def bind(model: BaseKServeModel, name: str, threads: ModelThreads) -> Endpoint:
         run = HandlerPipeline(model, threads, metrics).run
     else:
         run = _call_run(model, threads)
+    if model.version is not None and not takes_tensors:
+        run = _versioned_run(run, model.version)
     has_own_healthy = not is_default_handler(model.healthy)
     return Endpoint(name, model, takes_tensors, run, metrics, has_own_healthy, threads)
 
@@ -126,6 +129,22 @@ def _tensor_run(model: TensorModel, threads: ModelThreads, metrics: ModelMetrics
         return response, {}
 
     return run
+
+
+def _versioned_run(run: Run, version: str) -> Run:
+    """Name the version in the responses of a user's model that leave it out."""
+
+    async def versioned_run(
+        payload: Any, headers: dict[str, str], verb: str
+    ) -> tuple[Any, dict[str, str]]:
+        result, response_headers = await run(payload, headers, verb)
+        if isinstance(result, InferResponse) and result.model_version is None:
+            # The model may keep the object and give it again.
+            result = copy(result)
+            result.model_version = version
+        return result, response_headers
+
+    return versioned_run
 
 
 def _call_run(model: InferenceModel, threads: ModelThreads) -> Run:

@@ -21,10 +21,15 @@ nothing.
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from typing import Final
 
 from kserve.listing import shortened
+
+# An absolute path in a text, with its last name in the group; `a/b` and `http://host/a` are none.
+_PATH: Final = re.compile(r"(?<![\w.:/-])/(?:[^\s/:,;'\"]+/)*([^\s/:,;'\"]*)")
 
 
 class InferenceServerError(Exception):
@@ -54,13 +59,18 @@ class InvalidInput(InferenceServerError, ValueError):
 
 
 class ModelNotFound(InferenceServerError):
-    """No model of this name is registered."""
+    """No model of this name is registered.
+
+    Args:
+        model_name: The name that was asked for.
+        detail: In place of the sentence that says so: which version is not there.
+    """
 
     http_status, grpc_status = 404, "NOT_FOUND"
 
-    def __init__(self, model_name: str | None = None) -> None:
+    def __init__(self, model_name: str | None = None, detail: str | None = None) -> None:
         name = None if model_name is None else shortened(model_name)
-        super().__init__(f"Model with name {name} does not exist.")
+        super().__init__(detail or f"Model with name {name} does not exist.")
         self.model_name = model_name
         self.reason = str(self)
 
@@ -208,3 +218,8 @@ def describe(exc: BaseException) -> tuple[int, str, str]:
     if isinstance(exc, NotImplementedError):
         return 501, "UNIMPLEMENTED", str(exc) or "Not implemented"
     return 500, "INTERNAL", "Internal server error"
+
+
+def without_paths(text: str) -> str:
+    """Give a text in which every absolute path is cut to its last name, for clients to read."""
+    return _PATH.sub(r"\1", text)

@@ -43,6 +43,11 @@ class ModelThreads:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
 
+    @property
+    def workers(self) -> list[threading.Thread]:
+        """The threads, those that are started later too: the list grows."""
+        return self._threads
+
     def __del__(self) -> None:
         # "put() is reentrant": of Python's queues only SimpleQueue may be used here.
         for _ in self._threads:

@@ -5,19 +5,23 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
-from kserve.artifact import find_artifact, list_model_directories
-from kserve.config import ServerConfig, make_parser
-from kserve.errors import ModelMissingError, NoModelReady, StartError
+from kserve.config import ServerConfig, count_or_all, make_parser, timeout
+from kserve.directory_repository import DirectoryRepository
+from kserve.errors import NoModelReady, StartError
 from kserve.logging import configure_logging, logger
 from kserve.model import TensorModel
-from kserve.model_repository import DirectoryRepository, reason_of
+from kserve.model_repository import reason_of
 from kserve.model_server import ModelServer
 
 # Where Kubernetes reads the reason that it shows for a container that ended.
 _TERMINATION_LOG: Final = Path("/dev/termination-log")
+
+# A sidecar that links the directory has it by then, or never.
+_MODEL_DIR_WAIT_S: Final = 60.0
 
 _PREDICTOR_FLAGS: Final = ("--predictor_", "--enable_predictor_health_check")
 
@@ -25,9 +29,10 @@ _PREDICTOR_FLAGS: Final = ("--predictor_", "--enable_predictor_health_check")
 def run(model_class: type[TensorModel], argv: Sequence[str] | None = None) -> None:
     """Serve the model, or the models, of a directory until a signal ends the process.
 
-    An artifact at the top of `--model_dir` is served as `--model_name`; else every sub-directory
-    is a model of its own name. A failed start ends the process with exit code 1 and one line of
-    reason, last on stderr and in the termination log; a wrong command line with exit code 2.
+    An artifact at the top of `--model_dir` is served as `--model_name`; else sub-directories named
+    by a number are versions of it; else every sub-directory is a model of its own name. A failed
+    start ends the process with exit code 1 and one line of reason, last on stderr and in the
+    termination log; a wrong command line with exit code 2.
 
     Args:
         model_class: The server's model; its `add_arguments` and `from_args` add to the flags.
@@ -49,34 +54,22 @@ def run(model_class: type[TensorModel], argv: Sequence[str] | None = None) -> No
 
 
 def _serve(model_class: type[TensorModel], args: argparse.Namespace, config: ServerConfig) -> None:
-    if _has_models_in_directories(model_class, args.model_dir):
-        repository = DirectoryRepository(
-            lambda name, model_dir: model_class.from_args(name, model_dir, args), args.model_dir
-        )
-        server = ModelServer(registered_models=repository, config=config)
-        server.start([], load=repository.load_models)
-    else:
-        model = model_class.from_args(config.model_name, args.model_dir, args)
-        ModelServer(config=config).start([model])
-
-
-def _has_models_in_directories(model_class: type[TensorModel], model_dir: str) -> bool:
-    try:
-        find_artifact(model_dir, model_class.artifact_suffixes)
-    except ModelMissingError:
-        if list_model_directories(model_dir):
-            return True
-        raise
-    return False
+    repository = DirectoryRepository(
+        lambda name, model_dir: model_class.from_args(name, model_dir, args),
+        args.model_dir,
+        suffixes=model_class.artifact_suffixes,
+        model_name=config.model_name,
+        max_versions=args.max_versions,
+    )
+    server = ModelServer(registered_models=repository, config=config)
+    server.start([], load=partial(repository.load_at_start, args.model_dir_wait_s))
 
 
 def _parse(model_class: type[TensorModel], server: str, argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=f"python -m {server}", parents=[make_parser()], allow_abbrev=False
     )
-    parser.add_argument(
-        "--model_dir", required=True, help="directory of the model, or of directories of models"
-    )
+    _add_model_dir(parser)
     model_class.add_arguments(parser)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -88,6 +81,23 @@ def _parse(model_class: type[TensorModel], server: str, argv: Sequence[str]) -> 
             "the flag is for transformers and explainers"
         )
     return args
+
+
+def _add_model_dir(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model_dir", required=True, help="directory of the model, its versions, or of models")
+    add(
+        "--model_dir_wait_s",
+        type=timeout,
+        default=_MODEL_DIR_WAIT_S,
+        help="seconds to wait for a directory that is not there yet or empty (%(default)s)",
+    )
+    add(
+        "--max_versions",
+        type=count_or_all,
+        default=1,
+        help="how many of the newest versions of a model are loaded, or all (%(default)s)",
+    )
 
 
 def _unknown_text(argument: str, parser: argparse.ArgumentParser) -> str:

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -38,6 +39,11 @@ MODEL_LOAD_SECONDS: Final = Gauge(
 )
 MODEL_STATE: Final = Gauge(
     "kserve_model_state", "1 for the state that the model is in", ["model_name", "state"]
+)
+
+_PER_MODEL: Final = (
+    *(PREPROCESS_SECONDS, PREDICT_SECONDS, POSTPROCESS_SECONDS, EXPLAIN_SECONDS),
+    *(REQUESTS_IN_FLIGHT, NONFINITE_VALUES, MODEL_LOAD_SECONDS),
 )
 
 Observe = Callable[[float], None]
@@ -91,3 +97,19 @@ class ModelMetrics(AnswerMetrics):
             "explain": EXPLAIN_SECONDS.labels(model_name).observe,
         }
         self.in_flight = REQUESTS_IN_FLIGHT.labels(model_name)
+
+
+def forget_model(model_name: str) -> None:
+    """Drop what was counted of a model that was unloaded, its states excepted."""
+    for metric in _PER_MODEL:
+        with suppress(KeyError):
+            metric.remove(model_name)
+    answered = {
+        (sample.labels["protocol"], sample.labels["status"])
+        for family in REQUESTS.collect()
+        for sample in family.samples
+        if sample.labels["model_name"] == model_name
+    }
+    for labels in answered:
+        with suppress(KeyError):
+            REQUESTS.remove(model_name, *labels)

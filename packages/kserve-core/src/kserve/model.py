@@ -45,10 +45,12 @@ class BaseKServeModel:
 
     Attributes:
         name: The name under which it is served.
+        version: The version that it is; None where the model has none.
         ready: Whether it can answer; `load()` sets it.
         engine: True where `start_engine()` has to run beside the server.
     """
 
+    version: str | None = None
     ready: bool = False
     engine: Any = False
 
@@ -230,7 +232,7 @@ class TensorModel(Model):
     Attributes:
         platform: The framework, for the metadata.
         artifact_suffixes: The suffixes of the files that `load` takes, lower-case, with dots.
-        versions: The versions that can be asked for; None where the model has none.
+        versions: The versions that a model without numbered directories answers for itself.
         signature: What the model takes and gives.
         model_dir: The directory of the artifact; a `warmup.json` there is sent after the load.
     """
@@ -325,6 +327,7 @@ class TensorModel(Model):
         return InferResponse(
             response_id=request.id,
             model_name=self.name,
+            model_version=self.version,
             infer_outputs=[
                 # Flat, so that `data` reads as the flat list that KServe's SDK gives.
                 InferOutput.from_array(

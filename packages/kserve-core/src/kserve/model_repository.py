@@ -2,20 +2,22 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from time import perf_counter
 from typing import Any, Final
 
-from kserve.artifact import list_model_directories, local_path
+from kserve.artifact import list_model_directories
 from kserve.endpoint import is_healthy
-from kserve.errors import InvalidInput, ModelMissingError, StartError
+from kserve.errors import InvalidInput, ModelMissingError, StartError, without_paths
 from kserve.executor import run_in_new_thread, run_user_code
+from kserve.listing import shortened
 from kserve.logging import logger
 from kserve.metrics import MODEL_LOAD_SECONDS, MODEL_STATE
 from kserve.model import BaseKServeModel, TensorModel
+from kserve.model_directory import UNVERSIONED
 from kserve.warmup import warm_up
 
 MODEL_MOUNT_DIRS: Final = "/mnt/models"
@@ -37,6 +39,23 @@ class ModelStatus:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """What the index says of one version of a model.
+
+    Attributes:
+        name: The model's name.
+        version: The version; empty where the model has none.
+        state: Where it is in its life.
+        reason: Why it is `unavailable`, or why it is still the old one that is `ready`; no paths.
+    """
+
+    name: str
+    version: str
+    state: ModelState
+    reason: str = ""
+
+
 class ModelRepository:
     """Models by name.
 
@@ -48,8 +67,19 @@ class ModelRepository:
         self.models: dict[str, BaseKServeModel] = {}
         self.models_dir = models_dir
         self._statuses: dict[str, ModelStatus] = {}
+        self._versions: dict[str, Mapping[str, BaseKServeModel]] = {}
+        self._failures: dict[str, Mapping[str, str]] = {}
+
         # Models are unloaded on threads.
         self._lock = threading.Lock()
+
+    @property
+    def loads_by_name(self) -> bool:
+        """Whether a model can be loaded by its name while the server runs."""
+        own = type(self)
+        return (
+            own.load is not ModelRepository.load or own.load_model is not ModelRepository.load_model
+        )
 
     def load_models(self) -> None:
         """Load every sub-directory of `models_dir` as a model of its name; blocks.
@@ -77,6 +107,14 @@ class ModelRepository:
         """Give the model of a name, or None."""
         return self.models.get(name)
 
+    def get_version(self, name: str, version: str) -> BaseKServeModel | None:
+        """Give one version of a model, or None."""
+        return self._versions.get(name, {}).get(version)
+
+    def versions(self, name: str) -> list[str]:
+        """Give the versions of a model that can be asked for, lowest number first."""
+        return sorted(self._versions.get(name, ()), key=int)
+
     def get_models(self) -> dict[str, BaseKServeModel]:
         """Give all models by name."""
         return self.models
@@ -84,6 +122,16 @@ class ModelRepository:
     def names(self) -> list[str]:
         """Give the names of all models, those that could not be loaded included."""
         return list({**self._statuses, **self.models})
+
+    def objects_of(self, name: str) -> list[BaseKServeModel]:
+        """Give every model under a name: that which serves by default, and all versions."""
+        default = self.models.get(name)
+        others = [model for model in self._versions.get(name, {}).values() if model is not default]
+        return others if default is None else [default, *others]
+
+    def index(self) -> list[IndexEntry]:
+        """Give the state of every version of every model; may read directories."""
+        return [entry for name in self.names() for entry in self._entries(name)]
 
     async def is_model_ready(self, name: str) -> bool:
         """Say whether a model is there and healthy; a plain `healthy` runs on a thread."""
@@ -116,9 +164,35 @@ class ModelRepository:
             model: The model.
             name: Another name to serve it under.
         """
-        self.models[name or model.name] = model
+        name = name or model.name
+        self.models[name] = model
+        if not any(version is model for version in self._versions.get(name, {}).values()):
+            self._versions.pop(name, None)
         if model.ready:
-            self.set_status(name or model.name, ModelState.READY)
+            self.set_status(name, ModelState.READY)
+
+    def update_versions(self, models: Mapping[str, BaseKServeModel], name: str) -> None:
+        """Replace all versions of a model at once; the highest number serves by default.
+
+        Args:
+            models: At least one, by version.
+            name: The name to serve them under.
+        """
+        self._versions[name] = models
+        self.update(models[max(models, key=int)], name)
+
+    def failures(self, name: str) -> Mapping[str, str]:
+        """Give why versions could not be loaded, as `set_failures` recorded it."""
+        return self._failures.get(name, {})
+
+    def set_failures(self, name: str, reasons: Mapping[str, str]) -> None:
+        """Record why versions could not be loaded, in place of what was recorded before.
+
+        Args:
+            name: The model's name.
+            reasons: By version, empty for a model that has none.
+        """
+        self._failures[name] = {version: without_paths(text) for version, text in reasons.items()}
 
     def load(self, name: str) -> Any:
         """Load the model of a name; may be overridden, with a coroutine function too."""
@@ -128,61 +202,73 @@ class ModelRepository:
         """Load the model of a name; what a subclass overrides."""
 
     def unload(self, name: str) -> None:
-        """Remove a model, and stop it if it has no other name; blocks.
+        """Remove a model in all its versions, and stop what has no other name; blocks.
+
+        Raises:
+            KeyError: There is none of this name, not even one that could not be loaded.
+        """
+        for model in self.remove(name):
+            stop(model)
+
+    def remove(self, name: str) -> list[BaseKServeModel]:
+        """Remove a model in all its versions, without stopping it.
+
+        Returns:
+            What has no other name, to be stopped after its last request.
 
         Raises:
             KeyError: There is none of this name, not even one that could not be loaded.
         """
         with self._lock:
-            model = self.models.pop(name, None)
+            removed = self.objects_of(name)
+            self.models.pop(name, None)
+            self._versions.pop(name, None)
+            self._failures.pop(name, None)
             status = self._statuses.pop(name, None)
-            has_other_name = any(other is model for other in list(self.models.values()))
-        if model is None and status is None:
+            without_name = [model for model in removed if not self.is_served(model)]
+        if not removed and status is None:
             raise KeyError(f"model {name} does not exist")
         for state in ModelState:
-            MODEL_STATE.remove(name, state.value)
-        if model is None or has_other_name:
-            return
-        model.stop()
-        if model.engine:
-            model.stop_engine()
+            with suppress(KeyError):
+                MODEL_STATE.remove(name, state.value)
+        return without_name
+
+    def is_served(self, model: BaseKServeModel) -> bool:
+        """Say whether a model is here, under any name."""
+        return any(other is model for name in list(self.models) for other in self.objects_of(name))
+
+    def _entries(self, name: str) -> list[IndexEntry]:
+        failures = dict(self.failures(name))
+        versions = self._versions.get(name, {})
+        of_all = failures.pop(UNVERSIONED, "")
+        if versions or failures:
+            return [
+                _version_entry(name, version, versions.get(version), failures.get(version, of_all))
+                for version in sorted({*versions, *failures}, key=int)
+            ]
+        status = self.status(name)
+        assert status is not None
+        reason = without_paths(status.reason) or of_all
+        return [IndexEntry(name, UNVERSIONED, status.state, reason)]
 
 
-class DirectoryRepository(ModelRepository):
-    """A repository whose models are the sub-directories of a directory.
+def _version_entry(
+    name: str, version: str, model: BaseKServeModel | None, reason: str
+) -> IndexEntry:
+    is_ready = model is not None and model.ready
+    state = ModelState.READY if is_ready else ModelState.UNAVAILABLE
+    return IndexEntry(name, version, state, reason)
 
-    Args:
-        make_model: Makes an unloaded model from its name and its directory.
-        models_dir: The directory, or a `file://` address of one.
+
+def stop(model: BaseKServeModel) -> None:
+    """Stop a model and its engine; blocks.
+
+    Raises:
+        Exception: Whatever `stop` or `stop_engine` raises.
     """
-
-    def __init__(self, make_model: Callable[[str, str], BaseKServeModel], models_dir: str) -> None:
-        super().__init__(models_dir)
-        self._make_model = make_model
-
-    async def load(self, name: str) -> bool:
-        """Load one sub-directory, on a thread.
-
-        Raises:
-            InvalidInput: The name is no plain directory name.
-            ModelLoadError: The artifact is missing or cannot be loaded.
-        """
-        return await run_in_new_thread(self.load_model, name)
-
-    def load_model(self, name: str) -> bool:
-        """Load one sub-directory; blocks.
-
-        The model that had the name goes on serving if the new one cannot be loaded.
-
-        Raises:
-            InvalidInput: The name is no plain directory name.
-            ModelLoadError: The artifact is missing or cannot be loaded.
-        """
-        check_model_name(name)
-        model = self._make_model(name, str(local_path(self.models_dir) / name))
-        load_blocking(model)
-        self.update(model)
-        return model.ready
+    model.stop()
+    if model.engine:
+        model.stop_engine()
 
 
 def check_model_name(name: str) -> None:
@@ -192,7 +278,9 @@ def check_model_name(name: str) -> None:
         InvalidInput: The name is empty, hidden, or holds a separator.
     """
     if not name or name.startswith(".") or name != os.path.basename(name) or "\0" in name:
-        raise InvalidInput(f"model name {name!r}: expected the name of one directory")
+        raise InvalidInput(
+            f"model name {shortened(repr(name))}: expected the name of one directory"
+        )
 
 
 async def load(model: BaseKServeModel) -> None:
@@ -277,4 +365,5 @@ def _warm_up(model: BaseKServeModel) -> None:
 def _record_load(model: BaseKServeModel, started: float) -> None:
     seconds = perf_counter() - started
     MODEL_LOAD_SECONDS.labels(model.name).set(seconds)
-    logger.info("Model %s loaded in %.2f s", model.name, seconds)
+    version = f" version {model.version}" if model.version else ""
+    logger.info("Model %s%s loaded in %.2f s", model.name, version, seconds)

@@ -5,7 +5,7 @@ import contextlib
 import importlib
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
@@ -16,8 +16,9 @@ import uvloop
 
 from kserve.config import ServerConfig, make_parser
 from kserve.context import set_predictor_config
+from kserve.directory_repository import DirectoryRepository
 from kserve.errors import NoModelReady, StartError
-from kserve.executor import run_in_new_thread
+from kserve.executor import run_in_new_thread, run_user_code
 from kserve.logging import configure_logging, logger
 from kserve.model import BaseKServeModel
 from kserve.model_repository import ModelRepository, ModelState, load, public_reason_of, reason_of
@@ -25,6 +26,7 @@ from kserve.predictor_config import PredictorConfig
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest.app import Application
 from kserve.protocol.rest.server import RESTServer
+from kserve.watch import DirectoryWatch
 
 if TYPE_CHECKING:
     from kserve.protocol.grpc.server import GRPCServer
@@ -111,6 +113,8 @@ class ModelServer:
             self.registered_models,
             self.config.predictor,
             max_concurrent_predicts=self.config.max_concurrent_predicts,
+            repository_api=self.config.repository_api,
+            unload_timeout_s=self.config.grace_period_s,
         )
         self.grpc_address: str | None = None
         if self.config.enable_grpc:
@@ -151,8 +155,9 @@ class ModelServer:
 
         Args:
             models: Models, models by the name to serve them under, or one model.
-            load: Called on a thread before the port is bound, to load models that are not given
-                here: `registered_models.load_models` for one.
+            load: Called before the port is bound, on a thread unless it is async, to load models
+                that are not given here: `registered_models.load_models` for one. If it gives a
+                list of names, the server is ready only while these models are.
 
         Raises:
             RuntimeError: `models` is none of these.
@@ -197,7 +202,8 @@ class ModelServer:
             loading = asyncio.create_task(self._load(named, load))
             try:
                 if await self._completes(loading):
-                    await self._listen(on_ready)
+                    async with self._watching():
+                        await self._listen(on_ready)
             finally:
                 await _cancel(loading)
                 await self._stop_models()
@@ -235,11 +241,10 @@ class ModelServer:
         self, named: Mapping[str, BaseKServeModel], load: Callable[[], object] | None
     ) -> None:
         """Load all models side by side; those that fail are `unavailable`, if one is ready."""
-        if load is not None:
-            await run_in_new_thread(load)
+        loaded = None if load is None else await run_user_code(load)
         for name in named:
             self.registered_models.set_status(name, ModelState.LOADING)
-        self.dataplane.required_models = list(named)
+        self.dataplane.required_models = [*named, *(loaded if isinstance(loaded, list) else ())]
         results = await asyncio.gather(
             *(self._load_one(name, model) for name, model in named.items())
         )
@@ -257,6 +262,24 @@ class ModelServer:
             logger.error("Model %s cannot be loaded: %s", name, reason_of(exc), exc_info=exc)
             return exc
         return None
+
+    @contextlib.asynccontextmanager
+    async def _watching(self) -> AsyncIterator[None]:
+        """Follow the model directory where `--watch` says so and there is one."""
+        repository = self.registered_models
+        if not self.config.watch:
+            yield
+            return
+        if not isinstance(repository, DirectoryRepository):
+            logger.warning("watch: there is no model directory to follow")
+            yield
+            return
+        watch = DirectoryWatch(repository, self.dataplane.control, self.config.watch_interval_s)
+        watching = asyncio.create_task(watch.run())
+        try:
+            yield
+        finally:
+            await _cancel(watching)
 
     async def _completes(self, work: asyncio.Task[None]) -> bool:
         """Wait for a task or a request to stop, whichever comes first; True for the task.
@@ -325,6 +348,7 @@ class ModelServer:
         try:
             async with asyncio.timeout(timeout_s):
                 results = await asyncio.gather(*stops, return_exceptions=True)
+                await self.dataplane.control.close()
         except TimeoutError:
             logger.error("Models did not stop in %.1f s", timeout_s)
             return

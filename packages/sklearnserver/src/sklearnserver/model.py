@@ -5,10 +5,11 @@ import os
 from typing import Any, Final, Self
 
 from kserve.artifact import find_artifact
+from kserve.directory_repository import DirectoryRepository
 from kserve.errors import InvalidInput, ModelMissingError
 from kserve.logging import logger
 from kserve.model import PredictOptions, TensorModel
-from kserve.model_repository import MODEL_MOUNT_DIRS, DirectoryRepository
+from kserve.model_repository import MODEL_MOUNT_DIRS
 from kserve.signature import Tensors
 from sklearnserver.estimator import METHODS, ServedEstimator, describe, name_result
 from sklearnserver.loading import load_estimator

@@ -163,7 +163,7 @@ def test_a_failure_has_its_status(client: Any) -> None:
 
 def test_the_repository_is_said_to_be_missing(client: Any) -> None:
     for call in (client.get_model_repository_index, lambda: client.load_model("echo")):
-        with pytest.raises(InferenceServerException, match="no repository API") as caught:
+        with pytest.raises(InferenceServerException, match="repository API is off") as caught:
             call()
 
         assert caught.value.status() == str(grpc.StatusCode.UNIMPLEMENTED)

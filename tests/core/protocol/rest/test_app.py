@@ -121,7 +121,7 @@ def test_an_infer_route_takes_a_trailing_slash_and_a_query(port: int, path: str)
     "path",
     [
         *("/nope", "/v1", "/v2/nope", "/v2/health", "/v3/models", "/metrics/x", "/docs"),
-        *("/openapi.json", "/v2/repository/index", "//v1/models"),
+        *("/openapi.json", "/v2/repository/models", "//v1/models"),
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])

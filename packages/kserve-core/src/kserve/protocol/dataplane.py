@@ -1,16 +1,19 @@
 """The data plane: every inference request of every wire passes through `DataPlane.run`."""
 
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
-from kserve.endpoint import Endpoint, bind, is_healthy
+from kserve.endpoint import Endpoint, is_healthy
+from kserve.endpoints import Endpoints
 from kserve.errors import ModelNotFound, ModelNotReady
-from kserve.executor import ModelThreads, run_user_code
+from kserve.executor import run_user_code
+from kserve.listing import shortened
 from kserve.model import BaseKServeModel, InferenceModel, TensorModel
+from kserve.model_control import ModelControl
 from kserve.model_repository import ModelRepository, ModelState
 from kserve.predictor_config import PredictorConfig
 
-_NO_REPOSITORY: Final = "This server has no repository API."
 # Of the Open Inference Protocol, by the names that Triton gives them.
 _EXTENSIONS: Final = ("binary_tensor_data",)
 
@@ -22,6 +25,12 @@ class DataPlane:
         model_registry: The models.
         predictor_config: The predictor behind transformers.
         max_concurrent_predicts: How many plain handlers of one model may run at the same time.
+        repository_api: Whether clients may load and unload models; if None, whether the repository
+            is one that loads models by name.
+        unload_timeout_s: How long the answer to an unload waits for the model's last request.
+
+    Attributes:
+        control: Loads and unloads models, whoever asks for it.
     """
 
     def __init__(
@@ -30,14 +39,19 @@ class DataPlane:
         predictor_config: PredictorConfig | None = None,
         *,
         max_concurrent_predicts: int = 1,
+        repository_api: bool | None = None,
+        unload_timeout_s: float = 30,
     ) -> None:
         self.predictor_config = predictor_config
         self.is_draining = False
         # Models whose readiness is the server's: those given at start.
         self.required_models: list[str] = []
         self._model_registry = model_registry
-        self._max_concurrent_predicts = max_concurrent_predicts
-        self._endpoints: dict[str, Endpoint] = {}
+        self._repository_api = repository_api
+        self._unload_timeout_s = unload_timeout_s
+        self._endpoints = Endpoints(max_concurrent_predicts)
+        self._bound = self._endpoints.bound
+        self.control = ModelControl(model_registry, self._endpoints)
 
     @property
     def model_registry(self) -> ModelRepository:
@@ -82,24 +96,31 @@ class DataPlane:
         finally:
             in_flight.dec()
 
-    async def find(self, model_name: str) -> Endpoint:
+    async def find(self, model_name: str, version: str | None = None) -> Endpoint:
         """Give a model that can answer now.
 
+        The model is not stopped before the endpoint is let go, even if it is replaced or unloaded.
+
+        Args:
+            model_name: The name under which it is served.
+            version: One of its versions; None or empty for the one that serves by default.
+
         Raises:
-            ModelNotFound: No model of this name is registered.
+            ModelNotFound: No model of this name is registered, or not in this version.
             ModelNotReady: It is not loaded, or its own `healthy` says no.
         """
-        model = self._model_registry.get_model(model_name)
+        key: str | tuple[str, str] = (model_name, version) if version else model_name
+        model = self._get(model_name, version)
         if model is None:
             # It may have been unloaded: what is bound would keep it in memory.
-            self._endpoints.pop(model_name, None)
-            raise self.unavailability(model_name)
-        endpoint = self._endpoints.get(model_name)
+            self._bound.pop(key, None)
+            raise self.unavailability(model_name, version)
+        endpoint = self._bound.get(key)
         if endpoint is None or endpoint.model is not model:
-            endpoint = self._bind(model, model_name)
+            endpoint = self._endpoints.bind(model, model_name, version or None)
         ready = await is_healthy(model) if endpoint.has_own_healthy else model.ready
         if not ready:
-            raise self.unavailability(model_name)
+            raise self.unavailability(model_name, version)
         return endpoint
 
     def get_model_from_registry(self, name: str) -> BaseKServeModel:
@@ -141,17 +162,20 @@ class DataPlane:
 
     def metadata(self) -> dict[str, Any]:
         """Give the name, version and extensions of the server."""
-        return {"name": "kserve", "version": server_version(), "extensions": list(_EXTENSIONS)}
+        extensions = list(_EXTENSIONS)
+        if self.has_repository_api:
+            extensions.append("model_repository")
+        return {"name": "kserve", "version": server_version(), "extensions": extensions}
 
-    async def model_metadata(self, model_name: str) -> dict[str, Any]:
-        """Give the metadata of a model.
+    async def model_metadata(self, model_name: str, version: str | None = None) -> dict[str, Any]:
+        """Give the metadata of a model, in one version or the default one.
 
         Raises:
-            ModelNotFound: There is none of this name.
+            ModelNotFound: There is none of this name, or not in this version.
         """
-        model = self._model_registry.get_model(model_name)
+        model = self._get(model_name, version)
         if model is None:
-            raise self.unavailability(model_name)
+            raise self.unavailability(model_name, version)
         inputs: list[Any] = []
         outputs: list[Any] = []
         if isinstance(model, InferenceModel):
@@ -159,64 +183,125 @@ class DataPlane:
             outputs = list(await run_user_code(model.get_output_types) or [])
         return {
             "name": model_name,
-            "versions": model.versions if isinstance(model, TensorModel) else None,
+            "versions": self._versions(model_name),
             "platform": model.platform if isinstance(model, TensorModel) else "",
             "inputs": inputs,
             "outputs": outputs,
         }
 
-    async def model_ready(self, model_name: str) -> bool:
-        """Say whether a model can answer now.
+    async def model_ready(self, model_name: str, version: str | None = None) -> bool:
+        """Say whether a model can answer now, in one version or the default one.
 
         Raises:
-            ModelNotFound: There is none of this name.
+            ModelNotFound: There is none of this name, or not in this version.
         """
         if self._model_registry.status(model_name) is None:
             raise ModelNotFound(model_name)
-        return await self._model_registry.is_model_ready(model_name)
+        if not version:
+            return await self._model_registry.is_model_ready(model_name)
+        model = self._get(model_name, version)
+        if model is None:
+            raise self.unavailability(model_name, version)
+        return await is_healthy(model)
 
-    async def repository_index(self, ready_only: bool = False) -> list[dict[str, Any]]:
-        """List `name`, `version`, `state` and `reason` of the models of the repository.
-
-        Raises:
-            NotImplementedError: Always; this server has no repository to list.
-        """
-        raise NotImplementedError(_NO_REPOSITORY)
-
-    async def load_model(self, name: str) -> None:
-        """Load or reload a model of the repository.
-
-        Raises:
-            NotImplementedError: Always; this server has no repository to load from.
-        """
-        raise NotImplementedError(_NO_REPOSITORY)
-
-    async def unload_model(self, name: str) -> None:
-        """Unload a model of the repository.
-
-        Raises:
-            NotImplementedError: Always; this server has no repository.
-        """
-        raise NotImplementedError(_NO_REPOSITORY)
-
-    def unavailability(self, model_name: str) -> ModelNotFound | ModelNotReady:
-        """Give the error that says why a model cannot answer."""
+    def unavailability(
+        self, model_name: str, version: str | None = None
+    ) -> ModelNotFound | ModelNotReady:
+        """Give the error that says why a model, or a version of it, cannot answer."""
         status = self._model_registry.status(model_name)
         if status is None:
             return ModelNotFound(model_name)
+        if version:
+            return self._version_unavailability(model_name, version)
         if status.state is ModelState.LOADING:
             return ModelNotReady(model_name, "It is loading.")
         return ModelNotReady(model_name, status.reason or None)
 
-    def _bind(self, model: BaseKServeModel, name: str) -> Endpoint:
-        # A model with several names is still called by one thread at a time.
-        threads = next(
-            (endpoint.threads for endpoint in self._endpoints.values() if endpoint.model is model),
-            None,
+    @property
+    def has_repository_api(self) -> bool:
+        """Whether clients may list, load and unload models."""
+        if self._repository_api is None:
+            return self._model_registry.loads_by_name
+        return self._repository_api
+
+    async def repository_index(self, ready_only: bool = False) -> list[dict[str, str]]:
+        """Give `name`, `version`, `state` and `reason` of every version of every model.
+
+        Args:
+            ready_only: Leave out what cannot answer.
+
+        Returns:
+            In the words of Triton: states are upper case, a version may be empty.
+
+        Raises:
+            NotImplementedError: The repository API is off.
+        """
+        self._require_repository_api()
+        return [
+            {
+                "name": entry.name,
+                "version": entry.version,
+                "state": entry.state.upper(),
+                "reason": entry.reason,
+            }
+            for entry in await self.control.index()
+            if not ready_only or entry.state is ModelState.READY
+        ]
+
+    async def load_model(self, name: str) -> None:
+        """Load a model for a client, or load it again and swap.
+
+        Raises:
+            NotImplementedError: The repository API is off.
+            InvalidInput: The name is not one of a directory.
+            ModelNotFound, ModelNotReady: There is no such model, or its load failed.
+        """
+        self._require_repository_api()
+        await self.control.load(name)
+
+    async def unload_model(self, name: str) -> None:
+        """Unload a model for a client; returns once its last request is over and it is freed.
+
+        Raises:
+            NotImplementedError: The repository API is off.
+            ModelNotFound: There is none of this name.
+        """
+        self._require_repository_api()
+        await self.control.unload(name, self._unload_timeout_s)
+        # Whoever unloads a model that was given at start does without it.
+        self.required_models = [required for required in self.required_models if required != name]
+
+    def _require_repository_api(self) -> None:
+        if not self.has_repository_api:
+            raise NotImplementedError(
+                "the model repository API is off: start the server with --repository_api true"
+            )
+
+    def _get(self, model_name: str, version: str | None) -> BaseKServeModel | None:
+        if not version:
+            return self._model_registry.get_model(model_name)
+        model = self._model_registry.get_version(model_name, version)
+        if model is None and version in (self._versions(model_name) or ()):
+            # One that names versions itself answers for all of them.
+            return self._model_registry.get_model(model_name)
+        return model
+
+    def _versions(self, model_name: str) -> Sequence[str] | None:
+        """Give the versions of a model that can be asked for; None where it has none."""
+        model = self._model_registry.get_model(model_name)
+        named = model.versions if isinstance(model, TensorModel) else None
+        return self._model_registry.versions(model_name) or named
+
+    def _version_unavailability(self, name: str, version: str) -> ModelNotFound | ModelNotReady:
+        failures = self._model_registry.failures(name)
+        if self._get(name, version) is not None or version in failures:
+            reason = failures.get(version)
+            return ModelNotReady(name, f"Version {version}: {reason}" if reason else None)
+        versions = ", ".join(self._versions(name) or ())
+        has = f"it has {versions}" if versions else "it has no versions"
+        return ModelNotFound(
+            name, f"Model with name {name} has no version {shortened(version)}: {has}."
         )
-        endpoint = bind(model, name, threads or ModelThreads(name, self._max_concurrent_predicts))
-        self._endpoints[name] = endpoint
-        return endpoint
 
 
 def server_version() -> str:

@@ -18,10 +18,9 @@ from contextlib import aclosing
 from typing import Any, Final
 
 from kserve.endpoint import Endpoint
-from kserve.errors import InferenceError, InvalidInput, ModelNotFound, describe
+from kserve.errors import InferenceError, InvalidInput, describe
 from kserve.logging import request_id_var
 from kserve.metrics import AnswerMetrics
-from kserve.model import BaseKServeModel, TensorModel
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.grpc import codec, wire
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
@@ -80,8 +79,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         Raises:
             ModelNotFound: There is none of this name and version.
         """
-        is_ready = await self._dataplane.model_ready(request.name)
-        self._check_version(request.name, request.version)
+        is_ready = await self._dataplane.model_ready(request.name, request.version)
         return pb.ModelReadyResponse(ready=is_ready)
 
     async def ServerMetadata(
@@ -99,8 +97,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
             ModelNotFound: There is none of this name and version.
             InferenceError: The model describes a tensor in a way that the message cannot hold.
         """
-        metadata = await self._dataplane.model_metadata(request.name)
-        self._check_version(request.name, request.version)
+        metadata = await self._dataplane.model_metadata(request.name, request.version)
         return pb.ModelMetadataResponse(
             name=metadata["name"],
             versions=metadata["versions"] or (),
@@ -153,16 +150,11 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         """List the models of the repository and their states.
 
         Raises:
-            NotImplementedError: The server has no repository.
+            NotImplementedError: The repository API is off.
         """
         entries = await self._dataplane.repository_index(request.ready)
         return pb.RepositoryIndexResponse(
-            models=[
-                pb.RepositoryIndexResponse.ModelIndex(
-                    **{key: str(value) for key, value in entry.items() if value is not None}
-                )
-                for entry in entries
-            ]
+            models=[pb.RepositoryIndexResponse.ModelIndex(**entry) for entry in entries]
         )
 
     async def RepositoryModelLoad(
@@ -171,7 +163,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         """Load or reload a model.
 
         Raises:
-            NotImplementedError: The server has no repository.
+            NotImplementedError: The repository API is off.
             Exception: The model cannot be loaded.
         """
         name = request.model_name or request.repository_name
@@ -184,7 +176,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         """Unload a model.
 
         Raises:
-            NotImplementedError: The server has no repository.
+            NotImplementedError: The repository API is off.
             ModelNotFound: There is none of this name.
         """
         name = request.model_name or request.repository_name
@@ -231,9 +223,8 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         self, call: Call, message: pb.ModelInferRequest, raws: Sequence[RawData]
     ) -> tuple[InferRequest, Endpoint]:
         call.model_name = message.model_name
-        endpoint = await self._dataplane.find(message.model_name)
+        endpoint = await self._dataplane.find(message.model_name, message.model_version)
         call.metrics = endpoint.metrics
-        self._check_version(message.model_name, message.model_version)
         return codec.decode_request(message, raws), endpoint
 
     async def _run(self, endpoint: Endpoint, request: InferRequest, context: Any) -> Any:
@@ -244,16 +235,6 @@ class InferenceServicer(GRPCInferenceServiceServicer):
                 ((REQUEST_ID, request_id_var.get()), *encode_headers(response_headers))
             )
         return result
-
-    def _check_version(self, model_name: str, version: str) -> None:
-        if version and version not in _versions(
-            self._dataplane.get_model_from_registry(model_name)
-        ):
-            raise ModelNotFound(f"{model_name} and version {version}")
-
-
-def _versions(model: BaseKServeModel) -> Sequence[str]:
-    return (model.versions or ()) if isinstance(model, TensorModel) else ()
 
 
 def _tensor_metadata(

@@ -18,10 +18,11 @@ from kserve.executor import run_in_new_thread
 from kserve.logging import logger
 from kserve.metrics import AnswerMetrics
 from kserve.protocol.dataplane import DataPlane
-from kserve.protocol.rest import v1, v2
+from kserve.protocol.rest import repository, v1, v2
 from kserve.protocol.rest.compression import Compression
 from kserve.protocol.rest.exchange import ClientDisconnected, Exchange
 from kserve.protocol.rest.http import request_id_of
+from kserve.protocol.rest.model_path import split_version
 from kserve.protocol.rest.responses import JSONResponse
 
 _V1_MODELS: Final = "/v1/models/"
@@ -62,6 +63,7 @@ class RestApp:
                 Route("/metrics", _metrics),
                 *v1.routes(dataplane),
                 *v2.routes(dataplane),
+                *repository.routes(dataplane),
             ],
             redirect_slashes=False,
             default=_not_found,
@@ -99,16 +101,18 @@ class RestApp:
             exchange.protocol = "v2"
             if path.endswith(_V2_INFER):
                 _require_post(scope)
-                exchange.model_name = path[len(_V2_MODELS) : -len(_V2_INFER)]
-                await v2.infer(self._dataplane, exchange, exchange.model_name)
+                name, version = split_version(path[len(_V2_MODELS) : -len(_V2_INFER)])
+                exchange.model_name = name
+                await v2.infer(self._dataplane, exchange, name, version)
                 return
         elif path.startswith(_V1_MODELS):
             exchange.protocol = "v1"
             name, _, verb = path[len(_V1_MODELS) :].rpartition(":")
             if verb in _V1_VERBS:
                 _require_post(scope)
+                name, version = split_version(name)
                 exchange.model_name = name
-                await v1.infer(self._dataplane, exchange, name, verb)
+                await v1.infer(self._dataplane, exchange, name, version, verb)
                 return
         # `app` makes Starlette's router raise HTTPException, which becomes a JSON body here.
         await self._router({**scope, "path": path, "app": self}, receive, exchange.send)

@@ -15,6 +15,7 @@ from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.infer_type import InferRequest, InferResponse
 from kserve.protocol.rest import events
 from kserve.protocol.rest.exchange import Exchange, encode_headers
+from kserve.protocol.rest.model_path import split_version
 from kserve.protocol.rest.responses import JSONResponse
 
 # What is sent with a JSON body by clients that set no type of their own: nothing, curl's default,
@@ -25,9 +26,11 @@ _JSON_TYPES: Final = frozenset(
 )
 
 
-async def infer(dataplane: DataPlane, exchange: Exchange, model_name: str, verb: str) -> None:
-    """Answer `POST /v1/models/{model_name}:predict` or `:explain`."""
-    endpoint = await dataplane.find(model_name)
+async def infer(
+    dataplane: DataPlane, exchange: Exchange, model_name: str, version: str | None, verb: str
+) -> None:
+    """Answer `POST /v1/models/{model_name}[/versions/{version}]:predict` or `:explain`."""
+    endpoint = await dataplane.find(model_name, version)
     exchange.metrics = endpoint.metrics
     body = await exchange.body()
     if cloudevents.is_event(exchange.fields):
@@ -52,9 +55,9 @@ def routes(dataplane: DataPlane) -> list[Route]:
         return JSONResponse({"models": dataplane.model_registry.names()})
 
     async def model_ready(request: Request) -> Response:
-        name = request.path_params["model_name"]
-        if not await dataplane.model_ready(name):
-            raise dataplane.unavailability(name)
+        name, version = split_version(request.path_params["model_name"])
+        if not await dataplane.model_ready(name, version):
+            raise dataplane.unavailability(name, version)
         return JSONResponse({"name": name, "ready": True})
 
     return [

@@ -21,20 +21,24 @@ from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.infer_type import InferRequest, InferResponse
 from kserve.protocol.rest import events
 from kserve.protocol.rest.exchange import Exchange, encode_headers
+from kserve.protocol.rest.model_path import split_version
 from kserve.protocol.rest.responses import JSONResponse
 from kserve.protocol.tensor import RawData
 
 _JSON_LENGTH: Final = INFERENCE_CONTENT_LENGTH_HEADER.encode()
 
 
-async def infer(dataplane: DataPlane, exchange: Exchange, model_name: str) -> None:
-    """Answer `POST /v2/models/{model_name}/infer`."""
-    endpoint = await dataplane.find(model_name)
+async def infer(
+    dataplane: DataPlane, exchange: Exchange, model_name: str, version: str | None
+) -> None:
+    """Answer `POST /v2/models/{model_name}[/versions/{version}]/infer`."""
+    endpoint = await dataplane.find(model_name, version)
     exchange.metrics = endpoint.metrics
     if _JSON_LENGTH in exchange.fields or cloudevents.is_event(exchange.fields):
         request = await _read(exchange, endpoint)
     else:
         request = v2_json.decode(await exchange.body(), endpoint.name)
+    request.model_version = version
     headers = {} if endpoint.takes_tensors else exchange.headers()
     result, response_headers = await dataplane.run(endpoint, request, headers, "predict")
     raw_headers = encode_headers(response_headers)
@@ -67,12 +71,13 @@ def routes(dataplane: DataPlane) -> list[Route]:
         return JSONResponse({"models": dataplane.model_registry.names()})
 
     async def model_metadata(request: Request) -> Response:
-        return JSONResponse(await dataplane.model_metadata(request.path_params["model_name"]))
+        name, version = split_version(request.path_params["model_name"])
+        return JSONResponse(await dataplane.model_metadata(name, version))
 
     async def model_ready(request: Request) -> Response:
-        name = request.path_params["model_name"]
-        if not await dataplane.model_ready(name):
-            raise dataplane.unavailability(name)
+        name, version = split_version(request.path_params["model_name"])
+        if not await dataplane.model_ready(name, version):
+            raise dataplane.unavailability(name, version)
         return JSONResponse({"name": name, "ready": True})
 
     return [

@@ -1,0 +1,88 @@
+"""What is left of a model's memory once it is unloaded."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kserve.testing import ServerProcess
+
+MB = 1 << 20
+
+# Half an array, half small pieces, which the allocator would keep; and a circle, which only the
+# collector finds.
+SERVER = """\
+import numpy as np
+from kserve.main import run
+from kserve.model import TensorModel
+from kserve.signature import Signature, TensorSpec
+
+class Heavy(TensorModel):
+    artifact_suffixes = (".heavy",)
+
+    def load(self):
+        self.array = np.ones((50 << 20) // 8)
+        self.pieces = [bytes([i % 256]) * 4000 for i in range((50 << 20) // 4000)]
+        self.circle = self
+        self.signature = Signature((TensorSpec("x", "FP64", (-1,)),))
+        return True
+
+    def predict_tensors(self, tensors, options):
+        return {"y": tensors["x"] + self.array[0]}
+
+if __name__ == "__main__":
+    run(Heavy)
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    (tmp_path / "server.py").write_text(SERVER)
+    for name in ("heavy", "light"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+    (tmp_path / "models" / "heavy" / "m.heavy").touch()
+    (tmp_path / "models" / "light" / "m.heavy").touch()
+    with ServerProcess(
+        str(tmp_path / "server.py"), "--model_dir", str(tmp_path / "models")
+    ) as running:
+        yield running
+
+
+def resident(server: ServerProcess) -> int:
+    """Give the resident size of the process in bytes."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) * 1024
+
+
+def post(server: ServerProcess, path: str) -> int:
+    return server.request("POST", path, {"instances": [1]}).status
+
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def test_loading_and_unloading_again_and_again_does_not_grow(server: ServerProcess) -> None:
+    loaded, sizes = 0, []
+
+    for _ in range(20):
+        assert post(server, "/v1/models/heavy:predict") == 200
+        loaded = resident(server)
+        assert server.request("POST", "/v2/repository/models/heavy/unload").status == 200
+        sizes.append(resident(server))
+        assert server.request("POST", "/v2/repository/models/heavy/load").status == 200
+
+    assert loaded - sizes[-1] > 90 * MB
+    assert max(sizes) - min(sizes) < 20 * MB
+
+
+def test_replacing_again_and_again_does_not_grow(server: ServerProcess) -> None:
+    before = resident(server)
+
+    for _ in range(20):
+        assert server.request("POST", "/v2/repository/models/heavy/load").status == 200
+        assert post(server, "/v1/models/heavy:predict") == 200
+    server.request("POST", "/v2/repository/models/heavy/unload")
+
+    assert resident(server) < before
