@@ -11,7 +11,7 @@ from kserve.protocol.infer_type import InferRequest
     ("body", "position"),
     [
         pytest.param(b"\xff", 0, id="at once"),
-        pytest.param(b'{"instances":["caf\xe9"]}', 18, id="Latin-1"),
+        pytest.param(b'{"instances":["Bj\xf8rn"]}', 17, id="Latin-1"),
         pytest.param(b'{"a":"\xed\xa0\x80"}', 6, id="half a surrogate pair"),
     ],
 )

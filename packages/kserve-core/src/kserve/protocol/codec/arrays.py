@@ -118,15 +118,25 @@ def _numbers(array: NDArray[Any], datatype: str, dtype: np.dtype[Any]) -> NDArra
     for kind in types:
         if not issubclass(kind, allowed):
             raise InvalidInput(f"expected {datatype} data, got a value of type {kind.__name__}")
+    is_integers = dtype.kind in "iu" and types == {int}
+    if is_integers:
+        _check_range(array, datatype, dtype)
     try:
         with np.errstate(over="raise", invalid="ignore"):
             cast = array.astype(dtype)
     except (ArithmeticError, TypeError, ValueError) as error:
         raise InvalidInput(f"a value is out of range for {datatype}: {error}") from error
-    is_exact = dtype.kind == "f" or (dtype.kind in "iu" and types == {int})
-    if not is_exact and not bool(np.all(cast == array)):
+    if dtype.kind != "f" and not is_integers and not bool(np.all(cast == array)):
         raise InvalidInput(f"a value is not a whole number in the range of {datatype}")
     return cast
+
+
+def _check_range(integers: NDArray[np.object_], datatype: str, dtype: np.dtype[Any]) -> None:
+    # numpy 1 casts integers that are out of range to others, with a warning at most.
+    limits = np.iinfo(dtype)
+    for value in (integers.min(), integers.max()):
+        if not limits.min <= value <= limits.max:
+            raise InvalidInput(f"a value is out of range for {datatype}: {value}")
 
 
 def _types(array: NDArray[Any]) -> set[type]:
