@@ -154,8 +154,17 @@ class ModelRepository:
     def set_status(self, name: str, state: ModelState, reason: str = "") -> None:
         """Record the state of a model."""
         self._statuses[name] = ModelStatus(state, reason)
-        for known in ModelState:
-            MODEL_STATE.labels(name, known.value).set(known is state)
+        _publish_state(name, state)
+
+    def publish_states(self) -> None:
+        """Bring the metric of the states up to date, before a scrape.
+
+        User code may change `ready` at any time, and nobody is told.
+        """
+        for name in self.names():
+            status = self.status(name)
+            if status is not None:
+                _publish_state(name, status.state)
 
     def update(self, model: BaseKServeModel, name: str | None = None) -> None:
         """Add a model, or replace the one of its name.
@@ -367,3 +376,8 @@ def _record_load(model: BaseKServeModel, started: float) -> None:
     MODEL_LOAD_SECONDS.labels(model.name).set(seconds)
     version = f" version {model.version}" if model.version else ""
     logger.info("Model %s%s loaded in %.2f s", model.name, version, seconds)
+
+
+def _publish_state(name: str, state: ModelState) -> None:
+    for known in ModelState:
+        MODEL_STATE.labels(name, known.value).set(known is state)

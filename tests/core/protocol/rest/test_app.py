@@ -489,3 +489,21 @@ def test_a_handler_sees_the_predictor_of_its_server(event_loop: str) -> None:
         b'{"on the loop":"a","on its thread":"a"}',
         b'{"on the loop":"b","on its thread":"b"}',
     ]
+
+
+def test_a_scrape_tells_the_state_that_a_model_has_given_itself() -> None:
+    class Moody(Model):
+        async def predict(
+            self, payload: Any, headers: Any = None, response_headers: Any = None
+        ) -> Any:
+            self.ready = False
+            return {}
+
+    with serving(Moody("moody")) as port:
+        before = request(port, "GET", "/metrics").body
+        request(port, "POST", "/v1/models/moody:predict", {})
+        after = request(port, "GET", "/metrics").body
+
+    ready = b'kserve_model_state{model_name="moody",state="ready"} %s'
+    assert ready % b"1.0" in before
+    assert ready % b"0.0" in after

@@ -60,7 +60,7 @@ class RestApp:
         self._router = Router(
             routes=[
                 Route("/", _live),
-                Route("/metrics", _metrics),
+                Route("/metrics", self._metrics),
                 *v1.routes(dataplane),
                 *v2.routes(dataplane),
                 *repository.routes(dataplane),
@@ -94,6 +94,12 @@ class RestApp:
     def is_draining(self) -> bool:
         """Whether the server is shutting down."""
         return self._dataplane.is_draining
+
+    async def _metrics(self, request: Request) -> Response:
+        self._dataplane.model_registry.publish_states()
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        body = await run_in_new_thread(encode, REGISTRY)
+        return Response(body, headers={"content-type": content_type})
 
     async def _dispatch(self, exchange: Exchange, scope: Scope, receive: Receive) -> None:
         path: str = scope["path"].rstrip("/") or "/"
@@ -187,12 +193,6 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _live(request: Request) -> Response:
     return JSONResponse(await DataPlane.live())
-
-
-async def _metrics(request: Request) -> Response:
-    encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    body = await run_in_new_thread(encode, REGISTRY)
-    return Response(body, headers={"content-type": content_type})
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
