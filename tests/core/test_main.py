@@ -403,7 +403,7 @@ def test_json_lines_hold_everything_that_is_logged(env: dict[str, str], model_di
         "workers=2: one process serves",
         "Model model loaded in 0 s",
         f"Serving model: REST on http://127.0.0.1:{server.port}, "
-        f"gRPC on http://127.0.0.1:{server.grpc_port}",
+        f"gRPC on 127.0.0.1:{server.grpc_port}",
         "request",
     ]
     assert (entries[-1]["request_id"], entries[-1]["status"]) == ("id-1", 400)

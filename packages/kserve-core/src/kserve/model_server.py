@@ -66,7 +66,7 @@ class ModelServer:
         config: All settings at once; the command line is not read then.
 
     Attributes:
-        grpc_address: `http://host:port` of gRPC while the server listens; None without gRPC.
+        grpc_address: `host:port` of gRPC while the server listens; None without gRPC.
     """
 
     def __init__(

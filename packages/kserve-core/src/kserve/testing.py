@@ -22,7 +22,7 @@ from kserve.config import ServerConfig
 from kserve.model_server import Models, ModelServer
 
 _READY_LINE: Final = re.compile(
-    r"REST on http://127\.0\.0\.1:(\d+)(?:, gRPC on http://127\.0\.0\.1:(\d+))?"
+    r"REST on http://127\.0\.0\.1:(\d+)(?:, gRPC on 127\.0\.0\.1:(\d+))?"
 )
 _START_TIMEOUT_S: Final = 60
 _STOP_TIMEOUT_S: Final = 30

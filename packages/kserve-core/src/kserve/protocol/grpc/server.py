@@ -49,7 +49,7 @@ class GRPCServer:
         self._draining = asyncio.Event()
 
     async def start(self) -> str:
-        """Listen and serve; gives the address, `http://host:port`.
+        """Listen and serve; gives the address, `host:port`.
 
         Raises:
             StartError: The address cannot be bound.
@@ -67,7 +67,7 @@ class GRPCServer:
             raise StartError(f"cannot listen on {address} for gRPC: is the port in use?") from exc
         await server.start()
         self._server = server
-        return f"http://{host}:{port}"
+        return f"{host}:{port}"
 
     async def stop(self) -> None:
         """Accept no more, let calls in flight finish, close."""
