@@ -2,23 +2,27 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from time import perf_counter
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, TypeVarTuple, Unpack, cast
 
 import orjson
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from kserve.config import CloudEventConfig
-from kserve.errors import InferenceServerError, describe
-from kserve.listing import shortened
-from kserve.logging import logger, request_id_var, trace_logger
+from kserve.endpoint import Endpoint
+from kserve.errors import InferenceServerError, TooManyRequests, describe
+from kserve.logging import logger, request_id_var
 from kserve.metrics import AnswerMetrics
 from kserve.protocol.codec.encoded_json import EncodedJson
 from kserve.protocol.codec.v2_binary import EncodedBinary
 from kserve.protocol.rest.compression import MIN_COMPRESSED_BYTES, Compression, RawHeaders
 from kserve.protocol.rest.http import WIRE, Wire, request_id_of
+from kserve.protocol.rest.request_log import log_request
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 # body, headers -> body, headers
 Wrap = Callable[[bytes, RawHeaders], tuple[bytes, RawHeaders]]
@@ -143,11 +147,16 @@ class Exchange:
         Raises:
             ClientDisconnected: The client went away before it had sent everything.
             UnsupportedEncoding, InvalidInput, RequestTooLarge: It cannot be decompressed.
+            TooManyRequests: What it becomes has no room beside the requests in flight.
         """
-        if b"content-encoding" in self.fields:
-            encoding = self._listed(b"content-encoding")
-            return await self._compression.decompress(await self._read(), encoding)
-        return await self._read()
+        if b"content-encoding" not in self.fields:
+            return await self._read()
+        encoding = self._listed(b"content-encoding")
+        body = await self._compression.decompress(await self._read(), encoding)
+        wire = self._wire()
+        if wire is not None:
+            wire.hold(len(body))
+        return body
 
     async def binary_body(self, json_length: int) -> memoryview:
         """Read a whole body of a JSON part and tensors, so that the first tensor is aligned.
@@ -156,7 +165,8 @@ class Exchange:
             json_length: Length in bytes of the JSON part.
 
         Raises:
-            ClientDisconnected, UnsupportedEncoding, InvalidInput, RequestTooLarge: As `body`.
+            ClientDisconnected, UnsupportedEncoding, InvalidInput, RequestTooLarge,
+            TooManyRequests: As `body`.
         """
         if b"content-encoding" in self.fields:
             return memoryview(await self.body())
@@ -169,6 +179,47 @@ class Exchange:
                 return memoryview(buffer)[padding:].toreadonly()
             message = await self._receive()
         raise ClientDisconnected
+
+    def refusal(
+        self, endpoint: Endpoint, is_current: Callable[[Endpoint], bool]
+    ) -> TooManyRequests:
+        """Give the refusal of a request whose model is full; more of its kind get it sooner.
+
+        Args:
+            endpoint: What the request is for.
+            is_current: Whether a later request of the same target would be for it, too.
+        """
+        wire = self._wire()
+        if wire is not None:
+            wire.refuse_quickly(self.protocol, endpoint, is_current)
+        return endpoint.admission.refusal()
+
+    async def work(self, function: Callable[[Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T:
+        """Await what is done for the client; cancelled if it goes away.
+
+        Raises:
+            ClientDisconnected: It went away.
+            Exception: Whatever the function raises.
+        """
+        wire = self._wire()
+        if wire is None:
+            return await function(*args)
+        if wire.is_gone:
+            raise ClientDisconnected
+        wire.begin_work()
+        try:
+            result = await function(*args)
+        except asyncio.CancelledError:
+            # Nothing outside this has asked for a cancellation, so nothing outside shall see one.
+            if wire.end_work():
+                raise ClientDisconnected from None
+            raise
+        except BaseException:
+            wire.end_work()
+            raise
+        if wire.end_work():
+            raise ClientDisconnected
+        return result
 
     def _listed(self, name: bytes) -> bytes:
         # "its field value is the list of field line values [...] separated by a comma"
@@ -278,24 +329,21 @@ class Exchange:
         elif wire := self._wire():
             wire.cut()
 
-    def leave(self) -> None:
+    async def leave(self) -> None:
         """Take note that the client was gone before it had read everything."""
         wire = self._wire()
         self._outcome = (wire and wire.refused_status) or _CLIENT_CLOSED
+        if wire is not None and not wire.is_bare and not self.status:
+            # Nobody reads it, but a middleware may not expect that there is no response.
+            await self.reply(b"", [], self._outcome)
 
     def finish(self, log: bool) -> None:
         """Count the answer and, if it was an inference request, log its line."""
         status = self._outcome or self.status or _CLIENT_CLOSED
         self.metrics.count_answer(self.protocol, status)
         if log and self.model_name:
-            fields = {
-                "request_id": self.request_id,
-                "model": shortened(self.model_name),
-                "protocol": self.protocol,
-                "status": status,
-                "duration_ms": round((perf_counter() - self._started) * 1000, 3),
-            }
-            trace_logger.info("request", extra={"fields": fields})
+            duration_s = perf_counter() - self._started
+            log_request(self.request_id, self.model_name, self.protocol, status, duration_s)
 
     def _wire(self) -> Wire | None:
         return cast(Wire | None, self.scope.get(WIRE))
