@@ -45,6 +45,9 @@ MAX_HEAD_BYTES: Final = 64 << 10
 # extension. Go's servers allow 16 and twice the data.
 _MAX_BYTES_AROUND: Final = 16
 
+# So many requests behind the one in work may be read before reading pauses.
+_MAX_AHEAD: Final = 1
+
 # A refused body up to this is read to its end, so that the connection stays; a new one costs about
 # as much as reading this.
 _MAX_SWALLOWED_BYTES: Final = 256 << 10
@@ -290,7 +293,7 @@ class HTTPProtocol(HttpToolsProtocol):
         self._stage = _Stage.HEAD
         if self._wire is not None:
             super().on_message_complete()
-            if not self.pipeline:
+            if len(self.pipeline) <= _MAX_AHEAD:
                 # Whoever reads nothing learns of no disconnect.
                 self.flow.resume_reading()
         # So that what follows is not refused under the id of this one.
