@@ -179,7 +179,7 @@ def test_the_work_for_a_gone_client_is_cancelled_and_counted_once(
 def test_what_a_gone_client_held_is_free_for_the_next_one(
     leave: Callable[[socket.socket], None], sent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    statuses = []
+    statuses: list[int] = []
 
     def is_admitted() -> bool:
         body = b"{}".ljust(INFLIGHT_BYTES)

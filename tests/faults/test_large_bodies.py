@@ -51,8 +51,11 @@ class Blocking(Model):
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    limits = {"max_request_bytes": MAX_REQUEST_BYTES, "max_inflight_bytes": MAX_INFLIGHT_BYTES}
-    with serving(Echo("large-echo"), **limits) as port:
+    with serving(
+        Echo("large-echo"),
+        max_request_bytes=MAX_REQUEST_BYTES,
+        max_inflight_bytes=MAX_INFLIGHT_BYTES,
+    ) as port:
         yield port
 
 
@@ -139,6 +142,22 @@ def test_a_client_that_sends_everything_first_reads_the_refusal(port: int, versi
         rest = stream.read()
 
     assert (status, body, rest) == (413, TOO_LARGE, b"")
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"], ids=["HTTP/1.0", "HTTP/1.1"])
+def test_a_client_that_sends_everything_first_reads_an_early_answer(version: bytes) -> None:
+    n_bytes = 50 * MEBIBYTE
+    head = _head(_length(n_bytes), b"Connection: close", name=b"large-nobody", version=version)
+
+    with serving(Echo("large-echo")) as port:
+        with _connect(port) as client, client.makefile("rb") as stream:
+            client.sendall(head)
+            for _ in range(50):
+                client.sendall(bytes(MEBIBYTE))
+            status, headers, _ = _read_answer(stream)
+            rest = stream.read()
+
+    assert (status, headers["connection"], rest) == (404, "close", b"")
 
 
 @pytest.mark.parametrize("size", [7, 1000, 60_000])

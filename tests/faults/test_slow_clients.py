@@ -50,8 +50,8 @@ class Blocking(Model):
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     """Give the port of a server whose clients have half a second."""
-    timeouts = {"header_timeout_s": TIMEOUT_S, "body_timeout_s": TIMEOUT_S}
-    with serving(Echo("slow-echo"), **timeouts) as port:
+    model = Echo("slow-echo")
+    with serving(model, header_timeout_s=TIMEOUT_S, body_timeout_s=TIMEOUT_S) as port:
         yield port
 
 

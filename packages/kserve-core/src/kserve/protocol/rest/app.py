@@ -155,6 +155,9 @@ class Application(Starlette):
                 if statuses or not rest_app.is_draining:
                     raise
                 await _refuse(scope, receive, send)
+            finally:
+                if wire is not None:
+                    wire.release()
 
         return application
 

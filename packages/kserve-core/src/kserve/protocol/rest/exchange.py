@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from time import perf_counter
-from typing import Any, Final, TypeVar, TypeVarTuple, Unpack, cast
+from typing import Any, Final, TypeVar, TypeVarTuple, Unpack
 
 import orjson
 from starlette.exceptions import HTTPException
@@ -86,6 +86,7 @@ class Exchange:
         "_receive",
         "_send",
         "_started",
+        "_wire",
         "cloudevents",
         "fields",
         "metrics",
@@ -107,6 +108,7 @@ class Exchange:
         cloudevents: CloudEventConfig | None = None,
     ) -> None:
         self.scope = scope
+        self._wire: Wire | None = scope.get(WIRE)
         self.fields: dict[bytes, bytes] = dict(reversed(scope["headers"]))
         self.metrics = metrics
         self.cloudevents = cloudevents or CloudEventConfig()
@@ -153,9 +155,8 @@ class Exchange:
             return await self._read()
         encoding = self._listed(b"content-encoding")
         body = await self._compression.decompress(await self._read(), encoding)
-        wire = self._wire()
-        if wire is not None:
-            wire.hold(len(body))
+        if self._wire is not None:
+            self._wire.hold(len(body))
         return body
 
     async def binary_body(self, json_length: int) -> memoryview:
@@ -189,9 +190,8 @@ class Exchange:
             endpoint: What the request is for.
             is_current: Whether a later request of the same target would be for it, too.
         """
-        wire = self._wire()
-        if wire is not None:
-            wire.refuse_quickly(self.protocol, endpoint, is_current)
+        if self._wire is not None:
+            self._wire.refuse_quickly(self.protocol, endpoint, is_current)
         return endpoint.admission.refusal()
 
     async def work(self, function: Callable[[Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T:
@@ -201,24 +201,26 @@ class Exchange:
             ClientDisconnected: It went away.
             Exception: Whatever the function raises.
         """
-        wire = self._wire()
+        wire = self._wire
         if wire is None:
             return await function(*args)
         if wire.is_gone:
             raise ClientDisconnected
-        wire.begin_work()
+        wire.worker = asyncio.current_task()
         try:
             result = await function(*args)
         except asyncio.CancelledError:
             # Nothing outside this has asked for a cancellation, so nothing outside shall see one.
-            if wire.end_work():
+            if wire.is_gone and wire.end_work():
                 raise ClientDisconnected from None
             raise
-        except BaseException:
+        except Exception:
             wire.end_work()
             raise
-        if wire.end_work():
+        if wire.is_gone:
+            wire.end_work()
             raise ClientDisconnected
+        wire.worker = None
         return result
 
     def _listed(self, name: bytes) -> bytes:
@@ -326,12 +328,12 @@ class Exchange:
             logger.error("Request failed", exc_info=exc)
         if not self.status:
             await self.reply(body, headers, status)
-        elif wire := self._wire():
-            wire.cut()
+        elif self._wire is not None:
+            self._wire.cut()
 
     async def leave(self) -> None:
         """Take note that the client was gone before it had read everything."""
-        wire = self._wire()
+        wire = self._wire
         self._outcome = (wire and wire.refused_status) or _CLIENT_CLOSED
         if wire is not None and not wire.is_bare and not self.status:
             # Nobody reads it, but a middleware may not expect that there is no response.
@@ -339,14 +341,13 @@ class Exchange:
 
     def finish(self, log: bool) -> None:
         """Count the answer and, if it was an inference request, log its line."""
+        if self._wire is not None and self._wire.n_held:
+            self._wire.release()
         status = self._outcome or self.status or _CLIENT_CLOSED
         self.metrics.count_answer(self.protocol, status)
         if log and self.model_name:
             duration_s = perf_counter() - self._started
             log_request(self.request_id, self.model_name, self.protocol, status, duration_s)
-
-    def _wire(self) -> Wire | None:
-        return cast(Wire | None, self.scope.get(WIRE))
 
     async def _send_chunks(self, iterator: AsyncIterator[Any], headers: RawHeaders) -> None:
         try:

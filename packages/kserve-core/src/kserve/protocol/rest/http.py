@@ -6,7 +6,6 @@ import re
 import weakref
 from asyncio import TimerHandle
 from collections.abc import Callable, Mapping
-from enum import Enum
 from time import perf_counter
 from types import MappingProxyType
 from typing import Any, Final, NoReturn, cast
@@ -14,7 +13,7 @@ from uuid import uuid4
 
 import httptools
 import orjson
-from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn._types import HTTPScope
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
@@ -55,14 +54,6 @@ _MAX_SWALLOWED_BYTES: Final = 256 << 10
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
-class _Stage(Enum):
-    """What is to come over the connection next."""
-
-    HEAD = 0
-    REST_OF_HEAD = 1
-    BODY = 2
-
-
 class _Refused(Exception):
     """Ends the parsing of a connection whose client has been refused."""
 
@@ -74,20 +65,25 @@ class Wire:
         refused_status: With which status the connection itself refused the request amid its body;
             0 if it did not.
         is_gone: Whether the client went away.
+        n_held: The bytes that the request is counted with.
+        worker: The task that does what the client waits for; it is cancelled if it goes away.
         is_bare: Whether nothing of the user's stands between connection and routes.
     """
 
     __slots__ = (
-        *("_cycle", "_intake", "_n_held", "_target", "_worker"),
-        *("is_bare", "is_gone", "refused_status"),
+        *("_cycle", "_intake", "_target"),
+        *("is_bare", "is_gone", "n_held", "refused_status", "worker"),
     )
 
-    def __init__(self, intake: Intake, target: bytes) -> None:
+    def __init__(
+        self, cycle: RequestResponseCycle, intake: Intake, target: bytes, n_held: int
+    ) -> None:
+        # The cycle holds the scope, which holds this.
+        self._cycle = weakref.ref(cycle)
         self._intake = intake
         self._target = target
-        self._cycle: weakref.ref[RequestResponseCycle] | None = None
-        self._n_held = 0
-        self._worker: asyncio.Task[Any] | None = None
+        self.n_held = n_held
+        self.worker: asyncio.Task[Any] | None = None
         self.refused_status = 0
         self.is_gone = False
         self.is_bare = True
@@ -95,11 +91,7 @@ class Wire:
     @property
     def cycle(self) -> RequestResponseCycle | None:
         """What uvicorn has of the request; None once that is over."""
-        return None if self._cycle is None else self._cycle()
-
-    def bind(self, cycle: RequestResponseCycle) -> None:
-        """Set what uvicorn has of the request, whose scope holds this."""
-        self._cycle = weakref.ref(cycle)
+        return self._cycle()
 
     def hold(self, n_bytes: int) -> None:
         """Count bytes that this request keeps in memory until it is over.
@@ -107,21 +99,17 @@ class Wire:
         Raises:
             RequestTooLarge, TooManyRequests: As `Intake.take`.
         """
-        self._intake.take(n_bytes, self._n_held)
-        self._n_held += n_bytes
+        self._intake.take(n_bytes, self.n_held)
+        self.n_held += n_bytes
 
     def release(self) -> None:
         """Take note that the request is over."""
-        self._intake.give_back(self._n_held)
-        self._n_held = 0
-
-    def begin_work(self) -> None:
-        """Let the current task be cancelled when the client goes away."""
-        self._worker = asyncio.current_task()
+        self._intake.give_back(self.n_held)
+        self.n_held = 0
 
     def end_work(self) -> bool:
-        """Let it be cancelled no longer; says whether it was by this alone."""
-        worker, self._worker = self._worker, None
+        """Let the task be cancelled no longer; says whether nothing else has asked for that."""
+        worker, self.worker = self.worker, None
         return self.is_gone and worker is not None and worker.uncancel() == 0
 
     def lose(self) -> None:
@@ -131,8 +119,8 @@ class Wire:
         if cycle is not None:
             cycle.disconnected = True
             cycle.message_event.set()
-        if self._worker is not None:
-            self._worker.cancel("the client went away")
+        if self.worker is not None:
+            self.worker.cancel("the client went away")
 
     def refuse_quickly(
         self, protocol: str, endpoint: Endpoint, is_current: Callable[[Endpoint], bool]
@@ -188,22 +176,26 @@ class HTTPProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **keywords)
         # The server's.
         self._intake = intake
+        self._refusals = intake.refusals.by_target
 
         # The connection's.
         self._stall_timer: TimerHandle | None = None
         self._timer: TimerHandle | None = None
         self._is_over = False
+        self._idle_since = 0.0
         # Of the request that is being answered.
         self._working: Wire | None = None
 
         # Of the request that is being read; without a wire its body is not wanted.
-        self._stage = _Stage.HEAD
+        # The scope tells requests apart: uvicorn makes one when a head begins.
+        self._ended_head: HTTPScope | None = None
+        self._timed_head: HTTPScope | None = None
+        self._is_amid_body = False
         self._wire: Wire | None = None
         self._deadline = 0.0
-        self._is_timed = False
-        # Of the read at hand, of the one that began the head, and of those after it or, in a
-        # chunked body, after the last data.
-        self._n_read = self._n_first = self._n_since = 0
+        # Of the read at hand, and of those after the one that began the head or, in a chunked body,
+        # after the last data.
+        self._n_read = self._n_since = 0
         self._is_chunked = False
         self._n_chunked = self._n_data = 0
 
@@ -221,7 +213,6 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what came; uvicorn's drops the body of a request that asks for an Upgrade."""
-        self._unset_keepalive_if_required()
         if self._is_over:
             return
         if self._stall_timer is not None:
@@ -239,43 +230,36 @@ class HTTPProtocol(HttpToolsProtocol):
                 data = self._ignore_upgrade(data[exc.args[0] :])
             else:
                 break
-        if self._stage is not _Stage.HEAD:
+        is_between = not self._is_amid_body and self.scope is self._ended_head
+        if not is_between or self.timeout_keep_alive_task is None:
             self._await_rest()
-        elif self._is_answered():
-            self._await_request()
-
-    def on_message_begin(self) -> None:
-        """Begin a head."""
-        super().on_message_begin()
-        self._stage = _Stage.REST_OF_HEAD
-        self._is_timed = False
-        self._n_first = self._n_read
-        self._n_since = 0
 
     def on_headers_complete(self) -> None:
         """Begin the request, unless it is refused or has to be parsed again."""
         if self.parser.should_upgrade():
             return
-        if self._n_first + self._n_since > MAX_HEAD_BYTES and self._head_bytes() > MAX_HEAD_BYTES:
-            self._refuse_head()
-            raise _Refused
+        if self._n_read > MAX_HEAD_BYTES or self._timed_head is self.scope:
+            self._check_head()
         is_answered = self._is_answered()
         length = self._length()
-        if self._intake.refusals and is_answered and self._refuses_quickly(length):
+        if self._refusals and is_answered and self._refuses_quickly(length):
             return
-        self._wire = wire = Wire(self._intake, self.url)
-        self._admit(wire, length)
-        cast(dict[str, Any], self.scope)[WIRE] = wire
-        if is_answered:
-            self._working = wire
+        if length:
+            self._admit(length)
         try:
             super().on_headers_complete()
         except BaseException:
-            wire.release()
+            self._intake.give_back(length or 0)
             raise
-        wire.bind(self.cycle)
-        self._stage = _Stage.BODY
+        self._wire = wire = Wire(self.cycle, self._intake, self.url, length or 0)
+        self.scope[WIRE] = wire  # type: ignore[typeddict-unknown-key]  # not one of ASGI's
+        if is_answered:
+            self._working = wire
+        self._ended_head = self.scope
+        self._is_amid_body = True
+        self._is_chunked = length is None
         if length is None:
+            self._n_since = self._n_chunked = self._n_data = 0
             # Fields after the body are not to be taken for those of the head.
             self.headers = list(self.headers)
 
@@ -290,10 +274,10 @@ class HTTPProtocol(HttpToolsProtocol):
         """End the body of the request that was begun."""
         if self.parser.should_upgrade():
             return
-        self._stage = _Stage.HEAD
+        self._is_amid_body = False
         if self._wire is not None:
             super().on_message_complete()
-            if len(self.pipeline) <= _MAX_AHEAD:
+            if self.flow.read_paused and len(self.pipeline) <= _MAX_AHEAD:
                 # Whoever reads nothing learns of no disconnect.
                 self.flow.resume_reading()
         # So that what follows is not refused under the id of this one.
@@ -303,9 +287,22 @@ class HTTPProtocol(HttpToolsProtocol):
         """Go on with the next request, or wait for it."""
         if self.pipeline:
             self._working = _wire_of(self.pipeline[-1][0])
-        elif self._is_over:
+            super().on_response_complete()
             return
-        super().on_response_complete()
+        self.server_state.total_requests += 1
+        if not self._is_over and not self.transport.is_closing():
+            self.flow.resume_reading()
+            self._await_request()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that has been idle; the timer is not set anew for each request."""
+        self.timeout_keep_alive_task = None
+        if self._is_over or not self._is_answered() or not self._is_between():
+            return
+        if self.loop.time() < self._idle_since + self.timeout_keep_alive:
+            self._set_idle_timer()
+        else:
+            self.transport.close()
 
     def shutdown(self) -> None:
         """Close the connection if it is idle, or else after the response, or without the body."""
@@ -314,7 +311,7 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def close_when_read(self) -> None:
         """Close after the last answer, at once if nothing of a request is still to come."""
-        if self._stage is _Stage.HEAD and not self._is_over:
+        if self._is_between() and not self._is_over:
             self.transport.close()
         else:
             self._linger()
@@ -331,19 +328,15 @@ class HTTPProtocol(HttpToolsProtocol):
                 return int(value)
         return None
 
-    def _admit(self, wire: Wire, length: int | None) -> None:
+    def _admit(self, length: int) -> None:
         """Make room for a body before it is read.
 
         Raises:
             _Refused: There is none.
         """
-        self._is_chunked = length is None
-        self._n_chunked = self._n_data = 0
-        if not length:
-            return
         try:
             self._intake.check(length)
-            wire.hold(length)
+            self._intake.take(length)
         except (RequestTooLarge, TooManyRequests) as exc:
             self._refuse_as(exc)
 
@@ -362,37 +355,57 @@ class HTTPProtocol(HttpToolsProtocol):
         except (RequestTooLarge, TooManyRequests) as exc:
             self._refuse_as(exc)
 
+    def _is_between(self) -> bool:
+        """Say whether nothing of a further request has come."""
+        return not self._is_amid_body and self.scope is self._ended_head
+
     def _await_request(self) -> None:
         """Give the client the time of an idle connection to begin a request."""
-        self._unset_keepalive_if_required()
-        self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._set_idle_timer()
+
+    def _set_idle_timer(self) -> None:
+        self.timeout_keep_alive_task = self.loop.call_at(
+            self._idle_since + self.timeout_keep_alive, self.timeout_keep_alive_handler
         )
 
     def _await_rest(self) -> None:
-        """Bound what is still to come of a head or a body, in bytes and in time."""
-        now = self.loop.time()
-        if self._stage is _Stage.REST_OF_HEAD:
-            if self._n_since > MAX_HEAD_BYTES:
-                self._refuse_head()
-                return
-            if not self._is_timed:
-                self._is_timed = True
-                self._deadline = now + self._intake.header_timeout_s
-        else:
-            if self._is_chunked and self._has_too_much_around():
-                self._refuse_head()
-                return
-            self._deadline = now + self._intake.body_timeout_s
-            if self._wire is not None and self.cycle.transport is self.transport:
-                self.cycle.transport = cast(asyncio.Transport, _ClosesLast(self))
-        if self._timer is None or self._timer.when() > self._deadline:
-            self._set_timer()
+        """Bound what is still to come of a request."""
+        if self._is_amid_body:
+            self._await_body()
+        elif not self._is_between():
+            self._await_head()
+        elif self._is_answered():
+            self._await_request()
+
+    def _await_head(self) -> None:
+        """Bound what is still to come of a head, in bytes and in time."""
+        if self._timed_head is not self.scope:
+            self._timed_head = self.scope
+            self._n_since = 0
+            self._set_deadline(self._intake.header_timeout_s)
+        elif self._n_since > MAX_HEAD_BYTES:
+            self._refuse_head()
+
+    def _await_body(self) -> None:
+        """Bound what is still to come of a body, in bytes and in time."""
+        if self._is_chunked and self._has_too_much_around():
+            self._refuse_head()
+            return
+        self._set_deadline(self._intake.body_timeout_s)
+        if self._wire is not None and self.cycle.transport is self.transport:
+            self.cycle.transport = cast(asyncio.Transport, _ClosesLast(self))
 
     def _has_too_much_around(self) -> bool:
         self._n_chunked += self._n_read
         n_around = self._n_chunked - self._n_data * (1 + _MAX_BYTES_AROUND)
         return max(self._n_since, n_around) > MAX_HEAD_BYTES
+
+    def _set_deadline(self, timeout_s: float) -> None:
+        self._deadline = self.loop.time() + timeout_s
+        if self._timer is None or self._timer.when() > self._deadline:
+            self._set_timer()
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -402,14 +415,13 @@ class HTTPProtocol(HttpToolsProtocol):
     def _check_time(self) -> None:
         """Refuse a client that has stalled; the timer is not set anew for each read."""
         self._timer = None
-        if self._is_over or self._stage is _Stage.HEAD or self.transport.is_closing():
+        if self._is_over or self._is_between() or self.transport.is_closing():
             return
-        now = self.loop.time()
-        if self._stage is _Stage.BODY and self._is_our_stall():
-            self._deadline = now + self._intake.body_timeout_s
-        if now < self._deadline:
+        if self._is_amid_body and self._is_our_stall():
+            self._set_deadline(self._intake.body_timeout_s)
+        elif self.loop.time() < self._deadline:
             self._set_timer()
-        elif self._stage is _Stage.BODY:
+        elif self._is_amid_body:
             timeout_s = self._intake.body_timeout_s
             self._refuse(408, f"no more of the body came for {timeout_s:g} s (--body_timeout_s)")
         else:
@@ -424,10 +436,17 @@ class HTTPProtocol(HttpToolsProtocol):
             self._wire is not None and self.cycle.waiting_for_100_continue
         )
 
-    def _head_bytes(self) -> int:
+    def _check_head(self) -> None:
+        """Compare the length of a head that has ended with what it may have.
+
+        Raises:
+            _Refused: It is longer.
+        """
         # "method SP target SP version CRLF", "name: value CRLF", and an empty line.
         fields = sum(len(name) + len(value) + 4 for name, value in self.headers)
-        return len(self.url) + len(self.parser.get_method()) + 14 + fields
+        if len(self.parser.get_method()) + len(self.url) + fields + 14 > MAX_HEAD_BYTES:
+            self._refuse_head()
+            raise _Refused
 
     def _refuse_head(self) -> None:
         self._refuse(
@@ -454,10 +473,12 @@ class HTTPProtocol(HttpToolsProtocol):
         if closes:
             self._linger()
             raise _Refused
-        self._wire = None
+        self._ended_head = self.scope
+        self._is_amid_body = True
         self._is_chunked = False
-        self._stage = _Stage.BODY
+        self._wire = None
         self.server_state.total_requests += 1
+        self._await_request()
         return True
 
     def _write_refusal(self, refusal: QuickRefusal, started: float, closes: bool) -> None:
@@ -500,7 +521,7 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, error: str, headers: Mapping[str, str] = _NO_HEADERS) -> None:
         """Answer what cannot become a request, or the rest of one, and close the connection."""
-        if self._stage is _Stage.BODY:
+        if self._is_amid_body:
             is_next = self._give_up(status)
         else:
             is_next = self._is_answered()
@@ -541,7 +562,6 @@ class HTTPProtocol(HttpToolsProtocol):
         """Close the connection without losing what has been written: the client may still send."""
         self._is_over = True
         self._drop_pending()
-        self._unset_keepalive_if_required()
         self.flow.resume_reading()
         # Whoever waits to write finds the connection closed.
         self.flow.resume_writing()
@@ -556,7 +576,7 @@ class HTTPProtocol(HttpToolsProtocol):
         for cycle, _ in self.pipeline:
             _wire_of(cycle).release()
         self.pipeline.clear()
-        for timer in (self._timer, self._stall_timer):
+        for timer in (self._timer, self._stall_timer, self.timeout_keep_alive_task):
             if timer is not None:
                 timer.cancel()
 
@@ -595,22 +615,9 @@ class HTTPProtocol(HttpToolsProtocol):
         self._refuse(503, str(ServerNotReady("The server is shutting down.")))
 
 
-def accounted(app: ASGIApp) -> ASGIApp:
-    """Give an application that lets its requests' bytes go when it is done with them."""
-
-    async def run(scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await app(scope, receive, send)
-        finally:
-            wire: Wire | None = scope.get(WIRE)
-            if wire is not None:
-                wire.release()
-
-    return run
-
-
 def _wire_of(cycle: RequestResponseCycle) -> Wire:
-    return cast(Wire, cast(dict[str, Any], cycle.scope)[WIRE])
+    wire: Wire = cycle.scope[WIRE]  # type: ignore[typeddict-item]  # not one of ASGI's
+    return wire
 
 
 def request_id_of(given: bytes | None) -> str:

@@ -24,8 +24,7 @@ class Intake:
 
     Attributes:
         max_request_bytes: What one body may have.
-        max_inflight_bytes: What all bodies in flight may have; None is a quarter of the memory
-            limit.
+        max_inflight_bytes: What all bodies in flight may have; 0 is a quarter of the memory limit.
         header_timeout_s: In how many seconds after its first byte a head is complete.
         body_timeout_s: For how many seconds a body may not come on.
         refusals: What is refused without being looked at.
@@ -33,18 +32,22 @@ class Intake:
     """
 
     max_request_bytes: int = DEFAULT_MAX_REQUEST_BYTES
-    max_inflight_bytes: int | None = None
+    max_inflight_bytes: int = 0
     header_timeout_s: float = DEFAULT_HEADER_TIMEOUT_S
     body_timeout_s: float = DEFAULT_BODY_TIMEOUT_S
     refusals: QuickRefusals = field(default_factory=QuickRefusals)
     n_inflight_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        """Find the default."""
+        self.max_inflight_bytes = self.max_inflight_bytes or memory_limit() // _MEMORY_SHARE
 
     @classmethod
     def from_config(cls, config: ServerConfig) -> "Intake":
         """Give one with the limits of a server."""
         return cls(
             max_request_bytes=config.max_request_bytes,
-            max_inflight_bytes=config.max_inflight_bytes,
+            max_inflight_bytes=config.max_inflight_bytes or 0,
             header_timeout_s=config.header_timeout_s,
             body_timeout_s=config.body_timeout_s,
             refusals=QuickRefusals(log_requests=config.enable_latency_logging),
@@ -73,8 +76,6 @@ class Intake:
             TooManyRequests: There is no room for it now.
         """
         limit = self.max_inflight_bytes
-        if limit is None:
-            limit = self.max_inflight_bytes = memory_limit() // _MEMORY_SHARE
         if n_held + n_bytes > limit:
             raise RequestTooLarge(
                 f"the body is larger than the {limit} bytes that all requests in flight may hold "

@@ -97,17 +97,16 @@ class QuickRefusals:
 
     Args:
         log_requests: Whether each refusal leaves a line in the log.
+
+    Attributes:
+        by_target: The refusals; empty as long as no model has been full.
     """
 
-    __slots__ = ("_by_target", "_log_requests")
+    __slots__ = ("_log_requests", "by_target")
 
     def __init__(self, *, log_requests: bool = True) -> None:
-        self._by_target: dict[bytes, QuickRefusal] = {}
+        self.by_target: dict[bytes, QuickRefusal] = {}
         self._log_requests = log_requests
-
-    def __bool__(self) -> bool:
-        """Say whether there are any."""
-        return bool(self._by_target)
 
     def add(
         self,
@@ -119,15 +118,15 @@ class QuickRefusals:
         """Refuse further requests of a target quickly; as `QuickRefusal`."""
         if len(target) > _MAX_TARGET_BYTES:
             return
-        if len(self._by_target) >= _MAX_TARGETS:
-            del self._by_target[next(iter(self._by_target))]
-        self._by_target[target] = QuickRefusal(endpoint, protocol, is_current, self._log_requests)
+        if len(self.by_target) >= _MAX_TARGETS:
+            del self.by_target[next(iter(self.by_target))]
+        self.by_target[target] = QuickRefusal(endpoint, protocol, is_current, self._log_requests)
 
     def find(self, target: bytes) -> QuickRefusal | None:
         """Give the refusal of a request for a target; None where it has to be looked at."""
-        refusal = self._by_target.get(target)
+        refusal = self.by_target.get(target)
         if refusal is None or refusal.refuses():
             return refusal
         if refusal.is_over:
-            del self._by_target[target]
+            del self.by_target[target]
         return None

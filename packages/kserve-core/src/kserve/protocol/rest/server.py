@@ -14,7 +14,7 @@ from kserve.config import DEFAULT_MAX_DECOMPRESSED_BYTES, CloudEventConfig
 from kserve.errors import StartError
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest.app import Application, RestApp
-from kserve.protocol.rest.http import HTTPProtocol, accounted
+from kserve.protocol.rest.http import HTTPProtocol
 from kserve.protocol.rest.intake import Intake
 
 # Connections that wait to be accepted; as uvicorn's default.
@@ -69,12 +69,15 @@ class RESTServer:
         )
         self._app = _imported() if isinstance(app, str) else app
         self._task: asyncio.Task[None] | None = None
+        application = self.create_application()
         self.config = uvicorn.Config(
-            accounted(self.create_application()),
+            application,
             loop=event_loop,
             http=cast(type[HTTPProtocol], partial(HTTPProtocol, intake or Intake())),
             ws="none",
             lifespan="off",
+            # Nothing of ours asks for the address of a client behind a proxy.
+            proxy_headers=application is not self._rest_app,
             log_config=None,
             access_log=False,
             server_header=False,
