@@ -14,10 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kserve import Model, ModelServer, model_server
-from kserve.admission import Admission
 from kserve.config import ServerConfig
 from kserve.endpoint import Endpoint, bind
-from kserve.executor import ModelThreads
+from kserve.model_resources import ModelResources
 from kserve.protocol.rest import app as rest_app
 from kserve.protocol.rest.app import Application
 from kserve.protocol.rest.exchange import Exchange
@@ -365,14 +364,15 @@ class TestMiddleware:
         ] * 3
 
 
-def _endpoint(admission: Admission) -> Endpoint:
-    return bind(Blocking(NAME), NAME, ModelThreads(NAME), admission)
+def _full_endpoint() -> Endpoint:
+    model = Blocking(NAME)
+    resources = ModelResources(model, NAME, ServerConfig(max_inflight_requests=1))
+    resources.admission.enter()
+    return bind(model, NAME, resources)
 
 
 def test_targets_are_bounded_in_number_and_length() -> None:
-    admission = Admission(1)
-    admission.enter()
-    endpoint = _endpoint(admission)
+    endpoint = _full_endpoint()
     refusals = QuickRefusals()
 
     for number in range(1025):
@@ -384,9 +384,7 @@ def test_targets_are_bounded_in_number_and_length() -> None:
 
 
 def test_an_endpoint_that_nothing_else_refers_to_is_let_go() -> None:
-    admission = Admission(1)
-    admission.enter()
-    endpoint = _endpoint(admission)
+    endpoint = _full_endpoint()
     refusals = QuickRefusals()
     refusals.add(b"/", endpoint, "v1", lambda endpoint: True)
     before = refusals.find(b"/") is not None

@@ -13,13 +13,12 @@ from starlette.types import Message, Receive, Scope, Send
 from kserve.config import CloudEventConfig
 from kserve.endpoint import Endpoint
 from kserve.errors import InferenceServerError, TooManyRequests, describe
-from kserve.logging import logger, request_id_var
+from kserve.logging import log_request, logger, request_id_var
 from kserve.metrics import AnswerMetrics
 from kserve.protocol.codec.encoded_json import EncodedJson
 from kserve.protocol.codec.v2_binary import EncodedBinary
 from kserve.protocol.rest.compression import MIN_COMPRESSED_BYTES, Compression, RawHeaders
 from kserve.protocol.rest.http import WIRE, Wire, request_id_of
-from kserve.protocol.rest.request_log import log_request
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -346,8 +345,8 @@ class Exchange:
         status = self._outcome or self.status or _CLIENT_CLOSED
         self.metrics.count_answer(self.protocol, status)
         if log and self.model_name:
-            duration_s = perf_counter() - self._started
-            log_request(self.request_id, self.model_name, self.protocol, status, duration_s)
+            seconds = perf_counter() - self._started
+            log_request(self.request_id, self.model_name, self.protocol, status, seconds)
 
     async def _send_chunks(self, iterator: AsyncIterator[Any], headers: RawHeaders) -> None:
         try:

@@ -11,7 +11,7 @@ from typing import Final
 import orjson
 
 from kserve.endpoint import Endpoint
-from kserve.protocol.rest.request_log import log_request
+from kserve.logging import log_request
 
 # Targets are the client's, and a model has few: two protocols, with and without a version.
 _MAX_TARGETS: Final = 1024
