@@ -251,6 +251,51 @@ def test_requests_behind_the_one_of_a_gone_client_do_not_start(
     assert blocking.called == [[2]]
 
 
+@pytest.mark.parametrize("leave", LEAVING)
+def test_what_a_request_that_never_started_held_is_free_too(
+    leave: Callable[[socket.socket], None],
+) -> None:
+    model = Waiting("gone-held")
+
+    with serving(model, max_inflight_bytes=1000) as port:
+        client = _connect(port)
+        client.sendall(_predict(model.name))
+        assert model.entered.wait(WAIT_S)
+        client.sendall(_head(model.name, 900))
+        # A later connection that is answered: the second head has been read.
+        request(port, "GET", "/")
+        path, body = f"/v1/models/{model.name}:predict", b'{"instances":[1]}'.ljust(900)
+        refused = request(port, "POST", path, body)
+        leave(client)
+        assert model.cancelled.wait(WAIT_S)
+        model.is_released = True
+
+        assert _wait_for(lambda: request(port, "POST", path, body).status == 200)
+
+    assert refused.status == 429
+
+
+def test_a_request_behind_the_last_one_of_its_connection_does_not_start() -> None:
+    last, behind = Blocking("gone-last"), Blocking("gone-behind-last")
+    behind.released.set()
+
+    with serving([last, behind]) as port:
+        with _connect(port) as client, client.makefile("rb") as stream:
+            head = _head(last.name, 17).replace(b"Host", b"Connection: close\r\nHost")
+            client.sendall(head)
+            request(port, "GET", "/")
+            client.sendall(b'{"instances":[1]}')
+            assert last.entered.wait(WAIT_S)
+            client.sendall(_predict(behind.name))
+            request(port, "GET", "/")
+            last.released.set()
+            answer, rest = _read_answer(stream), stream.read()
+        request(port, "POST", f"/v1/models/{behind.name}:predict", {"instances": [2]})
+
+    assert (answer, rest) == ((200, b'{"predictions":[1]}'), b"")
+    assert behind.called == [[2]]
+
+
 def test_a_client_that_only_ends_its_sending_is_taken_for_gone() -> None:
     model = Waiting("gone-half")
 

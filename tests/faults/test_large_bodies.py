@@ -12,8 +12,12 @@ from typing import Any, BinaryIO
 
 import pytest
 from prometheus_client import REGISTRY
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.requests import Request
+from starlette.responses import Response
 
-from kserve import Model
+from kserve import Model, model_server
+from kserve.protocol.rest.app import Application
 from kserve.testing import ServerProcess, request, serving
 
 WAIT_S = 15
@@ -223,6 +227,28 @@ def test_bytes_are_free_again_when_a_request_is_over(port: int) -> None:
     ]
 
     assert [answer.status for answer in answers] == [200, 400, 404, 404, 200]
+
+
+class Refusing(BaseHTTPMiddleware):
+    """Answers without asking the server."""
+
+    async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
+        return Response(status_code=403)
+
+
+def test_bytes_are_free_again_when_a_middleware_has_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(model_server, "_app", None)
+    app = model_server.app
+    assert isinstance(app, Application)
+    app.add_middleware(Refusing)
+
+    with serving(Echo("large-echo"), max_inflight_bytes=MAX_INFLIGHT_BYTES) as port:
+        path = "/v1/models/large-echo:predict"
+        statuses = [request(port, "POST", path, bytes(60_000)).status for _ in range(3)]
+
+    assert statuses == [403] * 3
 
 
 def test_bytes_are_held_while_the_model_works() -> None:

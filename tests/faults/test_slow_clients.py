@@ -223,6 +223,15 @@ def test_a_connection_that_asks_nothing_is_closed(sent: bytes) -> None:
             PREDICT + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n" + b"A: b\r\n" * 200_000,
             id="fields after the body",
         ),
+        pytest.param(
+            PREDICT
+            + b"Transfer-Encoding: chunked\r\n\r\nea60\r\n"
+            + b" " * 60_000
+            + b"\r\n0\r\n"
+            + b"A: b\r\n" * 100_000
+            + b"\r\n",
+            id="fields after a large body",
+        ),
     ],
 )
 def test_a_head_beyond_64_kib_is_refused(patient_port: int, sent: bytes) -> None:

@@ -255,6 +255,8 @@ class HTTPProtocol(HttpToolsProtocol):
         self.scope[WIRE] = wire  # type: ignore[typeddict-unknown-key]  # not one of ASGI's
         if is_answered:
             self._working = wire
+        else:
+            self._read_on()
         self._ended_head = self.scope
         self._is_amid_body = True
         self._is_chunked = length is None
@@ -277,9 +279,7 @@ class HTTPProtocol(HttpToolsProtocol):
         self._is_amid_body = False
         if self._wire is not None:
             super().on_message_complete()
-            if self.flow.read_paused and len(self.pipeline) <= _MAX_AHEAD:
-                # Whoever reads nothing learns of no disconnect.
-                self.flow.resume_reading()
+            self._read_on()
         # So that what follows is not refused under the id of this one.
         self.headers = []
 
@@ -315,6 +315,11 @@ class HTTPProtocol(HttpToolsProtocol):
             self.transport.close()
         else:
             self._linger()
+
+    def _read_on(self) -> None:
+        """Read although nobody waits for it: whoever reads nothing learns of no disconnect."""
+        if self.flow.read_paused and len(self.pipeline) <= _MAX_AHEAD:
+            self.flow.resume_reading()
 
     def _is_answered(self) -> bool:
         """Say whether every request that was begun has had its response."""
@@ -484,8 +489,9 @@ class HTTPProtocol(HttpToolsProtocol):
     def _write_refusal(self, refusal: QuickRefusal, started: float, closes: bool) -> None:
         request_id = self._request_id()
         fields = b"".join(b"%b: %b\r\n" % pair for pair in self.server_state.default_headers)
-        self.transport.write(STATUS_LINE[429] + refusal.answer(request_id, fields, closes))
+        answer = STATUS_LINE[429] + refusal.answer(request_id, fields, closes)
         refusal.note(request_id, perf_counter() - started)
+        self.transport.write(answer)
 
     def _request_id(self) -> str:
         return request_id_of(dict(reversed(self.headers or ())).get(b"x-request-id"))
