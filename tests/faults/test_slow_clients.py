@@ -201,6 +201,18 @@ def test_a_connection_that_asks_nothing_is_closed(sent: bytes) -> None:
     assert rest == b""
 
 
+def test_a_connection_is_closed_that_is_idle_after_a_body_nobody_wanted() -> None:
+    with serving(Echo("slow-echo"), timeout_keep_alive_s=1) as port:
+        with _connect(port) as client, client.makefile("rb") as stream:
+            client.sendall(PREDICT.replace(b"slow-echo", b"none") + b"Content-Length: 30\r\n\r\n")
+            status, _, _ = _read_answer(stream)
+            # 1.5 s in all, more than an idle connection has.
+            _trickle(client, b" " * 30)
+            rest = stream.read()
+
+    assert (status, rest) == (404, b"")
+
+
 @pytest.mark.parametrize(
     "sent",
     [
