@@ -2,14 +2,12 @@
 
 import asyncio
 import contextlib
-import re
 import weakref
 from asyncio import TimerHandle
 from collections.abc import Callable, Mapping
 from time import perf_counter
 from types import MappingProxyType
 from typing import Any, Final, NoReturn, cast
-from uuid import uuid4
 
 import httptools
 import orjson
@@ -27,9 +25,7 @@ from kserve.metrics import AnswerMetrics
 from kserve.protocol.rest.intake import Intake
 from kserve.protocol.rest.lingering import Lingering
 from kserve.protocol.rest.refusals import QuickRefusal
-
-# Printable ASCII: the id goes into the log and back to the client.
-_REQUEST_ID: Final = re.compile(rb"[!-~]{1,128}")
+from kserve.request_ids import request_id_of
 
 # The key of a request's `Wire` in its ASGI scope.
 WIRE: Final = "kserve.wire"
@@ -494,7 +490,8 @@ class HTTPProtocol(HttpToolsProtocol):
         self.transport.write(answer)
 
     def _request_id(self) -> str:
-        return request_id_of(dict(reversed(self.headers or ())).get(b"x-request-id"))
+        given = dict(reversed(self.headers or ())).get(b"x-request-id")
+        return request_id_of(given.decode("latin-1") if given else None)
 
     def _ignore_upgrade(self, rest: bytes) -> bytes:
         """Give what is to be parsed anew, by a parser that is told of no Upgrade.
@@ -624,10 +621,3 @@ class HTTPProtocol(HttpToolsProtocol):
 def _wire_of(cycle: RequestResponseCycle) -> Wire:
     wire: Wire = cycle.scope[WIRE]  # type: ignore[typeddict-item]  # not one of ASGI's
     return wire
-
-
-def request_id_of(given: bytes | None) -> str:
-    """Give the client's `x-request-id` if it can be logged, or else a new one."""
-    if given is not None and _REQUEST_ID.fullmatch(given):
-        return given.decode()
-    return str(uuid4())
