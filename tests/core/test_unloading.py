@@ -49,6 +49,17 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
         yield running
 
 
+@pytest.fixture
+def server_of_one(tmp_path: Path) -> Iterator[ServerProcess]:
+    (tmp_path / "server.py").write_text(SERVER)
+    (tmp_path / "models" / "heavy").mkdir(parents=True)
+    (tmp_path / "models" / "heavy" / "m.heavy").touch()
+    with ServerProcess(
+        str(tmp_path / "server.py"), "--model_dir", str(tmp_path / "models")
+    ) as running:
+        yield running
+
+
 def resident(server: ServerProcess) -> int:
     """Give the resident size of the process in bytes."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
@@ -86,3 +97,12 @@ def test_replacing_again_and_again_does_not_grow(server: ServerProcess) -> None:
     server.request("POST", "/v2/repository/models/heavy/unload")
 
     assert resident(server) < before
+
+
+def test_the_only_model_of_the_start_is_freed(server_of_one: ServerProcess) -> None:
+    before = resident(server_of_one)
+
+    response = server_of_one.request("POST", "/v2/repository/models/heavy/unload")
+
+    assert response.status == 200
+    assert before - resident(server_of_one) > 90 * MB

@@ -331,12 +331,17 @@ class ModelServer:
         assert self._stop_requested is not None
         try:
             async with asyncio.TaskGroup() as group:
-                for model in self.registered_models.get_models().values():
-                    if model.engine:
-                        group.create_task(model.start_engine())
+                self._start_engines(group)
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         await self._stop_requested.wait()
+
+    def _start_engines(self, group: asyncio.TaskGroup) -> None:
+        # A function of its own, whose names end with it: one of `_run_engines` would keep the last
+        # model for as long as the server runs.
+        for model in self.registered_models.get_models().values():
+            if model.engine:
+                group.create_task(model.start_engine())
 
     async def _stop_models(self) -> None:
         """Stop what was loaded; a `stop` that fails or hangs does not keep the server up."""
