@@ -20,6 +20,7 @@ from kserve.directory_repository import DirectoryRepository
 from kserve.errors import NoModelReady, StartError
 from kserve.executor import run_in_new_thread, run_user_code
 from kserve.logging import configure_logging, logger
+from kserve.memory import frozen
 from kserve.model import BaseKServeModel
 from kserve.model_repository import ModelRepository, ModelState, load, public_reason_of, reason_of
 from kserve.predictor_config import PredictorConfig
@@ -202,8 +203,9 @@ class ModelServer:
             loading = asyncio.create_task(self._load(named, load))
             try:
                 if await self._completes(loading):
-                    async with self._watching():
-                        await self._listen(on_ready)
+                    with frozen():
+                        async with self._watching():
+                            await self._listen(on_ready)
             finally:
                 await _cancel(loading)
                 await self._stop_models()
