@@ -16,6 +16,7 @@ import uvloop
 
 from kserve.config import ServerConfig, make_parser
 from kserve.context import set_predictor_config
+from kserve.descriptors import raise_descriptor_limit
 from kserve.directory_repository import DirectoryRepository
 from kserve.errors import NoModelReady, StartError
 from kserve.executor import run_in_new_thread, run_user_code
@@ -203,6 +204,7 @@ class ModelServer:
             loading = asyncio.create_task(self._load(named, load))
             try:
                 if await self._completes(loading):
+                    raise_descriptor_limit()
                     with frozen():
                         async with self._watching():
                             await self._listen(on_ready)
