@@ -90,7 +90,10 @@ def test_count_is_the_least_of_affinity_and_quota(
         ),
         pytest.param("0::/\n", {"cpu.max": "200000 100000\n"}, 2, id="v2 a namespace's root"),
         pytest.param(
-            "0::/../../other\n", {"cpu.max": "200000 100000\n"}, 2, id="v2 outside of the namespace"
+            "0::/../other\n",
+            {"cpu.max": "200000 100000\n", "../other/cpu.max": "100000 100000\n"},
+            2,
+            id="v2 outside of the namespace",
         ),
         pytest.param(
             "0::/host/pod\n", {"cpu.max": "200000 100000\n"}, 2, id="v2 a path that is not there"

@@ -20,6 +20,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "lazy" / "__init__.py").write_text(INIT)
     (tmp_path / "lazy" / "model.py").write_text("print('model')\nclass Model: ...\n")
     (tmp_path / "lazy" / "other.py").write_text("print('other')\nclass Other: ...\n")
+    (tmp_path / "lazy" / "__main__.py").write_text("print('runs')\n")
     (tmp_path / "lazy" / "broken.py").write_text("import no_such_library\n")
     return str(tmp_path)
 
@@ -46,7 +47,9 @@ def run(package: str, code: str) -> list[str]:
         pytest.param("from lazy import *; print(Model)", ["model", "other", "<M>"], id="a star"),
         pytest.param("import lazy; lazy.other.Other", ["other"], id="a submodule"),
         pytest.param("import lazy; print(hasattr(lazy, 'nothing'))", ["False"], id="no such name"),
-        pytest.param("import lazy; print(hasattr(lazy, '_model'))", ["False"], id="private"),
+        pytest.param(
+            "import lazy; print(hasattr(lazy, '__main__'))", ["False"], id="what would run"
+        ),
         pytest.param(
             "import lazy\ntry: lazy.broken\nexcept ModuleNotFoundError as exc: print(exc.name)",
             ["no_such_library"],
