@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Self
 
 from kserve.artifact import find_artifact
@@ -101,7 +102,8 @@ class SKLearnModel(TensorModel):
             allow_pickle = _is_set(_ALLOW_PICKLE_VARIABLE)
         estimator = load_estimator(path, allow_pickle=allow_pickle)
         set_jobs(estimator, self._n_jobs)
-        self._served = describe(estimator, self._method or _preferred(estimator), str(path))
+        with self._in_threads():
+            self._served = describe(estimator, self._method or _preferred(estimator), str(path))
         self.signature = self._served.signature
         self.ready = True
         return self.ready
@@ -121,13 +123,17 @@ class SKLearnModel(TensorModel):
             InvalidInput: The estimator has no such method, or text is not UTF-8.
             ValueError, TypeError: The estimator refuses the values.
         """
-        if self._n_jobs == 1:
+        with self._in_threads():
             return self._predict(tensors, options)
+
+    def _in_threads(self) -> AbstractContextManager[object]:
+        """Run the jobs of the block in threads: some estimators start processes otherwise."""
+        if self._n_jobs == 1:
+            return nullcontext()
         import joblib
 
-        # Else some estimators, a ColumnTransformer for one, would start processes.
-        with joblib.parallel_config(backend="threading"):
-            return self._predict(tensors, options)
+        context: AbstractContextManager[object] = joblib.parallel_config(backend="threading")
+        return context
 
     def _predict(self, tensors: Tensors, options: PredictOptions) -> Tensors:
         served = self._served
