@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
+from kserve.collector import freeze_more, release
 from kserve.directory_repository import DirectoryRepository
 from kserve.endpoints import Endpoints
 from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady, StartError, without_paths
 from kserve.executor import run_in_new_thread, run_user_code
 from kserve.logging import logger
-from kserve.memory import freeze_more, release
 from kserve.metrics import forget_model
 from kserve.model import BaseKServeModel
 from kserve.model_repository import (

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
+from kserve.collector import frozen
 from kserve.config import ServerConfig, make_parser
 from kserve.context import set_predictor_config
 from kserve.descriptors import raise_descriptor_limit
@@ -21,7 +22,6 @@ from kserve.directory_repository import DirectoryRepository
 from kserve.errors import NoModelReady, StartError
 from kserve.executor import run_in_new_thread, run_user_code
 from kserve.logging import configure_logging, logger
-from kserve.memory import frozen
 from kserve.model import BaseKServeModel
 from kserve.model_repository import ModelRepository, ModelState, load, public_reason_of, reason_of
 from kserve.predictor_config import PredictorConfig
