@@ -220,6 +220,7 @@ def connections(folder: Path) -> None:
 
 _QUIET: Final = ("--model_name", "model", "--enable_latency_logging", "false")
 _LARGE: Final = (
+    *("--max_request_bytes", str(2 * _BODY_BYTES)),
     *("--grpc_max_receive_message_length", str(2 * _BODY_BYTES)),
     *("--grpc_max_send_message_length", str(2 * _BODY_BYTES)),
 )
