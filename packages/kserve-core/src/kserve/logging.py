@@ -52,6 +52,20 @@ KSERVE_LOG_CONFIG: Final[dict[str, Any]] = {
 }
 
 
+class _Pid:
+    """The id of this process: asking for it is a call of the system."""
+
+    def __init__(self) -> None:
+        self.number = os.getpid()
+        os.register_at_fork(after_in_child=self._note)
+
+    def _note(self) -> None:
+        self.number = os.getpid()
+
+
+_PID: Final = _Pid()
+
+
 class TextFormatter(logging.Formatter):
     """One line: time, process, level, logger, place, request id, message, fields."""
 
@@ -71,7 +85,7 @@ class TextFormatter(logging.Formatter):
         """Give the line of a request without a record; as `format` would."""
         time = datetime.now().isoformat(" ", "milliseconds")
         return (
-            f"{time} {os.getpid()} {_REQUEST_HEAD} request_id={fields['request_id']} "
+            f"{time} {_PID.number} {_REQUEST_HEAD} request_id={fields['request_id']} "
             f"model={_quote(fields['model'])} protocol={fields['protocol']} "
             f"status={fields['status']} duration_ms={fields['duration_ms']}"
         )

@@ -38,6 +38,9 @@ def from_np_dtype(dtype: Any) -> str | None:
 
     Strings, bytes and datetimes travel as BYTES.
     """
+    datatype = _DATATYPES.get(dtype)
+    if datatype is not None:
+        return datatype
     dtype = np.dtype(dtype)
     if dtype.kind in "OSUM":
         return "BYTES"

@@ -62,10 +62,13 @@ def writable(array: NDArray[Any]) -> tuple[Any, int]:
     array = plain_array(array)
     kind = array.dtype.kind
     if kind == "f":
-        array = array.astype(np.float64, order="C", copy=False)
+        if array.dtype != np.float64 or not array.flags.c_contiguous:
+            array = array.astype(np.float64, order="C", copy=False)
         n_nulled = array.size - int(np.count_nonzero(np.isfinite(array)))
         return (array if array.ndim else array.item()), n_nulled
     if kind in "biu" and array.ndim:
+        if array.flags.c_contiguous and array.dtype.isnative:
+            return array, 0
         return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")), 0
     values = _datetimes(array) if kind == "M" else array.tolist()
     return values, _count_not_finite(values) if kind == "O" else 0

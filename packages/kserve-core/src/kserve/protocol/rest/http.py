@@ -156,14 +156,13 @@ class Wire:
             return False
         cycle.response_started = True
         cycle.waiting_for_100_continue = False
-        lines = [STATUS_LINE[status]]
-        for name, value in (*cycle.default_headers, *headers):
-            lines += (name, b": ", value, b"\r\n")
-        lines.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
+        lines = [b"%b: %b\r\n" % pair for pair in cycle.default_headers + headers]
+        end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
+        head = b"".join([STATUS_LINE[status], *lines, end])
         if len(body) <= _MAX_JOINED_BYTES:
-            cycle.transport.write(b"".join([*lines, body]))
+            cycle.transport.write(head + body)
         else:
-            cycle.transport.write(b"".join(lines))
+            cycle.transport.write(head)
             cycle.transport.write(body)
         cycle.response_complete = True
         cycle.message_event.set()
