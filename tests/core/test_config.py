@@ -29,6 +29,7 @@ DEFAULTS = {
     "grpc_min_ping_interval_s": 10,
     "workers": 1,
     "max_concurrent_predicts": 1,
+    "max_inflight_requests": 1024,
     "max_asyncio_workers": None,
     "event_loop": "auto",
     "timeout_keep_alive_s": 65,
@@ -66,6 +67,11 @@ def test_no_flags_give_the_defaults() -> None:
             ["--max_concurrent_predicts", "4"],
             {"max_concurrent_predicts": 4},
             id="max_concurrent_predicts",
+        ),
+        pytest.param(
+            ["--max_inflight_requests", "9"],
+            {"max_inflight_requests": 9},
+            id="max_inflight_requests",
         ),
         pytest.param(
             ["--max_asyncio_workers", "3"], {"max_asyncio_workers": 3}, id="max_asyncio_workers"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
+from kserve.admission import Admission
 from kserve.endpoint import Endpoint, bind, is_healthy
 from kserve.executor import ModelThreads
 from kserve.model import (
@@ -35,7 +36,7 @@ def here() -> str:
 
 
 def bound(model: BaseKServeModel, name: str = "served") -> Endpoint:
-    return bind(model, name, ModelThreads(name))
+    return bind(model, name, ModelThreads(name), Admission())
 
 
 class Sums(TensorModel):

@@ -675,7 +675,7 @@ async def test_a_load_that_a_users_repository_refuses_is_told_without_internals(
 
 
 async def test_a_repository_that_loads_nothing_has_no_such_model() -> None:
-    dataplane = DataPlane(ModelRepository(), repository_api=True)
+    dataplane = DataPlane(ModelRepository(), config=ServerConfig(repository_api=True))
 
     with pytest.raises(ModelNotFound, match="^Model with name m does not exist.$"):
         await dataplane.load_model("m")

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from kserve.errors import ModelNotFound, ModelNotReady
+from kserve.config import ServerConfig
+from kserve.errors import ModelNotFound, ModelNotReady, TooManyRequests
 from kserve.executor import run_in_new_thread
 from kserve.model import BaseKServeModel, Model, TensorModel
 from kserve.model_repository import ModelRepository, ModelState
@@ -183,11 +184,32 @@ async def test_as_many_predicts_of_a_model_run_as_is_allowed() -> None:
             barrier.wait(_JOIN_S)
             return payload
 
-    dataplane = serving(Meeting("meeting"), max_concurrent_predicts=2)
+    dataplane = serving(Meeting("meeting"), config=ServerConfig(max_concurrent_predicts=2))
 
     answers = await asyncio.gather(*(dataplane.infer("meeting", number) for number in range(2)))
 
     assert answers == [(0, {}), (1, {})]
+
+
+async def test_refuses_more_requests_in_flight_than_are_allowed() -> None:
+    may_end = asyncio.Event()
+
+    class Waiting(Echo):
+        async def predict(self, payload: Any, headers: Any) -> Any:  # type: ignore[override]
+            await may_end.wait()
+            return payload
+
+    dataplane = serving(Waiting("waiting"), config=ServerConfig(max_inflight_requests=2))
+    taken = [asyncio.create_task(dataplane.infer("waiting", number)) for number in range(2)]
+    await asyncio.sleep(0)
+
+    with pytest.raises(TooManyRequests, match="--max_inflight_requests"):
+        await dataplane.infer("waiting", 2)
+    may_end.set()
+    answers = await asyncio.gather(*taken)
+    again = await dataplane.infer("waiting", 3)
+
+    assert [*answers, again] == [(0, {}), (1, {}), (3, {})]
 
 
 async def test_a_request_that_found_a_model_is_answered_by_it_though_it_is_replaced() -> None:

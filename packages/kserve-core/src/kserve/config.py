@@ -19,6 +19,10 @@ EVENT_LOOPS: Final = ("auto", "asyncio", "uvloop")
 # 64 MiB, as Triton's limit on HTTP bodies; KServe's SDK has 8 MiB.
 DEFAULT_MAX_GRPC_MESSAGE_BYTES: Final = 64 << 20
 
+# Mosec's limit too; TEI has 512. A thousand requests are more than one process answers in the
+# second after which clients are told to come back, so more of them would only wait longer.
+DEFAULT_MAX_INFLIGHT_REQUESTS: Final = 1024
+
 # The text of yes and no on the command line, as KServe's manifests write them.
 _TRUE: Final = frozenset({"y", "yes", "t", "true", "on", "1"})
 _FALSE: Final = frozenset({"n", "no", "f", "false", "off", "0"})
@@ -73,6 +77,8 @@ class ServerConfig:
             takes them for abuse and closes the connection.
         workers: How many processes serve; KServe's controller may pass 0.
         max_concurrent_predicts: How many plain handlers of one model run at a time, 1 or more.
+        max_inflight_requests: How many requests of one model may be in flight, 1 or more; further
+            ones are refused.
         max_asyncio_workers: Threads of the event loop's default pool; None is Python's default.
         event_loop: `auto` (uvloop where it is installed), `asyncio` or `uvloop`.
         timeout_keep_alive_s: Seconds after which an idle connection is closed. More than the 60 s
@@ -110,6 +116,7 @@ class ServerConfig:
     grpc_min_ping_interval_s: int = 10
     workers: int = 1
     max_concurrent_predicts: int = 1
+    max_inflight_requests: int = DEFAULT_MAX_INFLIGHT_REQUESTS
     max_asyncio_workers: int | None = None
     event_loop: str = "auto"
     timeout_keep_alive_s: int = 65
@@ -144,6 +151,7 @@ class ServerConfig:
             grpc_min_ping_interval_s=args.grpc_min_ping_interval_s,
             workers=args.workers,
             max_concurrent_predicts=args.max_concurrent_predicts,
+            max_inflight_requests=args.max_inflight_requests,
             max_asyncio_workers=args.max_asyncio_workers,
             event_loop=args.event_loop,
             timeout_keep_alive_s=args.timeout_keep_alive,
@@ -196,6 +204,12 @@ def make_parser() -> argparse.ArgumentParser:
         type=positive,
         default=1,
         help="plain handlers of one model that run at the same time (%(default)s)",
+    )
+    add(
+        "--max_inflight_requests",
+        type=positive,
+        default=default.max_inflight_requests,
+        help="requests of one model in flight; further ones are refused (%(default)s)",
     )
     add("--max_asyncio_workers", type=positive, help="threads of the loop's default pool")
     add("--event-loop", "--event_loop", choices=EVENT_LOOPS, default="auto")

@@ -9,6 +9,7 @@ from functools import partial
 from time import perf_counter
 from typing import Any, Final
 
+from kserve.admission import Admission
 from kserve.executor import ModelThreads, awaited, is_async_callable, run_user_code
 from kserve.logging import logger
 from kserve.metrics import ModelMetrics
@@ -38,6 +39,7 @@ class Endpoint:
         metrics: Bound to `name`.
         has_own_healthy: The model overrides `healthy`, so `ready` alone does not tell.
         threads: Where its plain handlers run; the same under every name of the model.
+        admission: How many of its requests are in flight; the same under every name, too.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Endpoint:
     metrics: ModelMetrics
     has_own_healthy: bool
     threads: ModelThreads
+    admission: Admission
 
     @property
     def signature(self) -> Signature:
@@ -54,13 +57,16 @@ class Endpoint:
         return self.model.signature if isinstance(self.model, TensorModel) else Signature()
 
 
-def bind(model: BaseKServeModel, name: str, threads: ModelThreads) -> Endpoint:
+def bind(
+    model: BaseKServeModel, name: str, threads: ModelThreads, admission: Admission
+) -> Endpoint:
     """Look up once which form each handler has, and give the endpoint.
 
     Args:
         model: The model.
         name: The name to serve it under.
         threads: Where its plain handlers run.
+        admission: Counts its requests.
 
     Raises:
         ValueError: The model cannot answer requests at all.
@@ -78,7 +84,7 @@ def bind(model: BaseKServeModel, name: str, threads: ModelThreads) -> Endpoint:
     if model.version is not None and not takes_tensors:
         run = _versioned_run(run, model.version)
     has_own_healthy = not is_default_handler(model.healthy)
-    return Endpoint(name, model, takes_tensors, run, metrics, has_own_healthy, threads)
+    return Endpoint(name, model, takes_tensors, run, metrics, has_own_healthy, threads, admission)
 
 
 async def is_healthy(model: BaseKServeModel) -> bool:

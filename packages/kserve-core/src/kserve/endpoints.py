@@ -7,6 +7,8 @@ import weakref
 from contextlib import suppress
 from typing import Final, NamedTuple
 
+from kserve.admission import Admission
+from kserve.config import ServerConfig
 from kserve.endpoint import Endpoint, bind
 from kserve.executor import ModelThreads, run_in_new_thread
 from kserve.model import BaseKServeModel
@@ -25,15 +27,15 @@ class Endpoints:
     over when nothing refers to these threads any more: nothing is counted for each request.
 
     Args:
-        max_concurrent_predicts: How many plain handlers of one model may run at the same time.
+        config: The limits of each model.
 
     Attributes:
         bound: The endpoints; for one version the key is the pair.
     """
 
-    def __init__(self, max_concurrent_predicts: int = 1) -> None:
+    def __init__(self, config: ServerConfig | None = None) -> None:
         self.bound: dict[str | tuple[str, str], Endpoint] = {}
-        self._max_concurrent_predicts = max_concurrent_predicts
+        self._config = config or ServerConfig()
         # By the model's identity, which no other object has while one of its threads still works.
         self._uses: dict[int, _Use] = {}
 
@@ -47,13 +49,15 @@ class Endpoints:
         """
         use = self._uses.get(id(model))
         threads = None if use is None else use.threads()
-        if threads is None:
-            threads = ModelThreads(name, self._max_concurrent_predicts)
-        endpoint = bind(model, name, threads)
-        if use is None or use.threads() is not threads:
+        if use is None or threads is None:
+            threads = ModelThreads(name, self._config.max_concurrent_predicts)
+            admission = Admission(self._config.max_inflight_requests)
+            endpoint = bind(model, name, threads, admission)
             # Also those of models that user code took out of the repository itself.
             self._uses = {key: old for key, old in self._uses.items() if not old.is_over()}
-            self._uses[id(model)] = _Use(weakref.ref(threads), threads.workers)
+            self._uses[id(model)] = _Use(weakref.ref(threads), threads.workers, admission)
+        else:
+            endpoint = bind(model, name, threads, use.admission)
         self.bound[name if version is None else (name, version)] = endpoint
         return endpoint
 
@@ -90,6 +94,7 @@ class _Use(NamedTuple):
 
     threads: weakref.ref[ModelThreads]
     workers: list[threading.Thread]
+    admission: Admission
 
     def is_over(self) -> bool:
         return self.threads() is None and not any(worker.is_alive() for worker in self.workers)

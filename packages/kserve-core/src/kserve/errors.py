@@ -7,6 +7,8 @@ InferenceServerError                     500  INTERNAL
 ├── ServerNotLive                        503  UNAVAILABLE
 ├── ServerNotReady                       503  UNAVAILABLE
 ├── RequestTooLarge                      413  RESOURCE_EXHAUSTED   more than a limit allows
+├── TooManyRequests                      429  RESOURCE_EXHAUSTED   more at once than a limit allows
+├── DeadlineExceeded                     504  DEADLINE_EXCEEDED    no answer in time
 ├── UnsupportedEncoding                  415  UNIMPLEMENTED        a compression we do not read
 ├── UnsupportedProtocol                  501  UNIMPLEMENTED
 ├── InferenceError                       500  INTERNAL             raised by a model, text is shown
@@ -111,6 +113,29 @@ class RequestTooLarge(InferenceServerError):
     """The request is larger than a limit allows; the text names the limit."""
 
     http_status, grpc_status = 413, "RESOURCE_EXHAUSTED"
+
+
+class TooManyRequests(InferenceServerError):
+    """The server has as much to do as it takes on; the request has not been begun.
+
+    Args:
+        reason: What there is too much of; names the limit.
+        retry_after_s: After how many seconds the client should try again, 1 or more.
+    """
+
+    http_status, grpc_status = 429, "RESOURCE_EXHAUSTED"
+
+    def __init__(self, reason: str, retry_after_s: int = 1) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+        # "delay-seconds", a whole number. Source: RFC 9110, 10.2.3.
+        self.http_headers = {"retry-after": str(retry_after_s)}
+
+
+class DeadlineExceeded(InferenceServerError):
+    """The answer was not there in the time that the request had; it is not tried again."""
+
+    http_status, grpc_status = 504, "DEADLINE_EXCEEDED"
 
 
 class UnsupportedEncoding(InferenceServerError):

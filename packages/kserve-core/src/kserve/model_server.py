@@ -112,9 +112,7 @@ class ModelServer:
         self.dataplane = DataPlane(
             self.registered_models,
             self.config.predictor,
-            max_concurrent_predicts=self.config.max_concurrent_predicts,
-            repository_api=self.config.repository_api,
-            unload_timeout_s=self.config.grace_period_s,
+            config=self.config,
         )
         self.grpc_address: str | None = None
         if self.config.enable_grpc:

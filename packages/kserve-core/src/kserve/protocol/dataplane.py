@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
+from kserve.config import ServerConfig
 from kserve.endpoint import Endpoint, is_healthy
 from kserve.endpoints import Endpoints
 from kserve.errors import ModelNotFound, ModelNotReady
@@ -24,10 +25,9 @@ class DataPlane:
     Args:
         model_registry: The models.
         predictor_config: The predictor behind transformers.
-        max_concurrent_predicts: How many plain handlers of one model may run at the same time.
-        repository_api: Whether clients may load and unload models; if None, whether the repository
-            is one that loads models by name.
-        unload_timeout_s: How long the answer to an unload waits for the model's last request.
+        config: The limits, and whether clients may load and unload models.
+        unload_timeout_s: How long the answer to an unload waits for the model's last request; if
+            None, the grace period.
 
     Attributes:
         control: Loads and unloads models, whoever asks for it.
@@ -38,18 +38,20 @@ class DataPlane:
         model_registry: ModelRepository,
         predictor_config: PredictorConfig | None = None,
         *,
-        max_concurrent_predicts: int = 1,
-        repository_api: bool | None = None,
-        unload_timeout_s: float = 30,
+        config: ServerConfig | None = None,
+        unload_timeout_s: float | None = None,
     ) -> None:
+        config = config or ServerConfig()
         self.predictor_config = predictor_config
         self.is_draining = False
         # Models whose readiness is the server's: those given at start.
         self.required_models: list[str] = []
         self._model_registry = model_registry
-        self._repository_api = repository_api
-        self._unload_timeout_s = unload_timeout_s
-        self._endpoints = Endpoints(max_concurrent_predicts)
+        self._repository_api = config.repository_api
+        self._unload_timeout_s = (
+            config.grace_period_s if unload_timeout_s is None else unload_timeout_s
+        )
+        self._endpoints = Endpoints(config)
         self._bound = self._endpoints.bound
         self.control = ModelControl(model_registry, self._endpoints)
 
@@ -88,13 +90,21 @@ class DataPlane:
     async def run(
         self, endpoint: Endpoint, request: Any, headers: dict[str, str], verb: str
     ) -> tuple[Any, dict[str, str]]:
-        """Run one request on a model that `find` gave; the path of every wire."""
+        """Run one request on a model that `find` gave; the path of every wire.
+
+        Raises:
+            TooManyRequests: As many requests of the model as it takes are in flight.
+            Exception: Whatever the model raises.
+        """
+        admission = endpoint.admission
+        admission.enter()
         in_flight = endpoint.metrics.in_flight
         in_flight.inc()
         try:
             return await endpoint.run(request, headers, verb)
         finally:
             in_flight.dec()
+            admission.leave()
 
     async def find(self, model_name: str, version: str | None = None) -> Endpoint:
         """Give a model that can answer now.
