@@ -28,6 +28,7 @@ from benchmarks.results import (
     peer_versions,
     table,
 )
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
 OURS: Final = "ours"
 PEER: Final = "kserve 0.21.0"
@@ -59,16 +60,27 @@ class Case:
     wanted: float
 
 
+def _v2_json(model: str, rows: NDArray[Any]) -> bytes:
+    return payloads.v2_json(model, rows).wire
+
+
+def _v2_binary(model: str, rows: NDArray[Any]) -> bytes:
+    return payloads.v2_binary(model, rows).wire
+
+
+def _grpc_raw(model: str, rows: NDArray[Any]) -> bytes:
+    data: bytes = payloads.grpc_raw(model, rows).SerializeToString()
+    return data
+
+
 # FP64 is what a client in Python sends by itself, FP32 what one sends who counts bytes.
 CASES: Final = {
-    "svc": Case("SVC 1x4, V2 JSON", "iris", payloads.v2_json, 1, "float64", False, 8),
-    "forest": Case("forest 1x100, V2 JSON", "forest", payloads.v2_json, 1, "float64", False, 20),
+    "svc": Case("SVC 1x4, V2 JSON", "iris", _v2_json, 1, "float64", False, 8),
+    "forest": Case("forest 1x100, V2 JSON", "forest", _v2_json, 1, "float64", False, 20),
     "binary": Case(
-        "linear 1000x100 FP32, V2 binary", "linear", payloads.v2_binary, 1000, "float32", False, 40
+        "linear 1000x100 FP32, V2 binary", "linear", _v2_binary, 1000, "float32", False, 40
     ),
-    "grpc": Case(
-        "linear 1000x100 FP32, gRPC raw", "linear", payloads.grpc_raw, 1000, "float32", True, 3
-    ),
+    "grpc": Case("linear 1000x100 FP32, gRPC raw", "linear", _grpc_raw, 1000, "float32", True, 3),
 }
 
 
@@ -115,7 +127,7 @@ class Comparison:
         rows = artifact.rows(case.n_rows, case.dtype)
         self._request = case.encode(artifact.name, rows)
         self._expected = artifact.estimator.predict(rows)
-        self._fragment = _fragment(self._expected, is_json=case.encode is payloads.v2_json)
+        self._fragment = _fragment(self._expected, is_json=case.encode is _v2_json)
 
     def rows(self) -> Iterator[Row]:
         """Measure the servers in turn, and give their rows of the table, ours first.
@@ -160,7 +172,7 @@ class Comparison:
         """Ask once, decode the answer, and give its bytes."""
         if self._case.is_grpc:
             answer = _ask_grpc(server.grpc_port, self._request)
-            given = payloads.grpc_output(answer)
+            given = payloads.grpc_output(pb.ModelInferResponse.FromString(answer))
         else:
             http = ask_once(server.port, self._request)
             answer = http.body

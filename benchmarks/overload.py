@@ -165,7 +165,7 @@ def measure(artifact: Artifact, args: argparse.Namespace, server_cpu: int) -> li
         RuntimeError: The server did not start, or gives no right answer.
     """
     rows = artifact.rows(args.rows)
-    request = payloads.v2_binary(artifact.name, rows)
+    request = payloads.v2_binary(artifact.name, rows).wire
     expected = artifact.estimator.predict(rows).astype(np.int64).tobytes()
 
     def is_right(answer: bytes) -> bool:

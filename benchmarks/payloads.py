@@ -1,6 +1,7 @@
 """Requests as the bytes that go over the wire, and the check of what comes back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -11,31 +12,54 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
 DATATYPES: Final[Mapping[str, str]] = {"float64": "FP64", "float32": "FP32", "int64": "INT64"}
 INPUT_NAME: Final = "input-0"
-OUTPUT_NAME: Final = "output-0"
+_JSON: Final = {"Content-Type": "application/json"}
 
 
-def http_request(path: str, body: bytes, headers: Mapping[str, str] | None = None) -> bytes:
-    """Give a whole POST of HTTP/1.1."""
-    lines = [f"POST {path} HTTP/1.1", "Host: 127.0.0.1"]
-    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
-    lines += [f"Content-Length: {len(body)}", "", ""]
-    return "\r\n".join(lines).encode() + body
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """A POST.
+
+    Attributes:
+        path: Its path.
+        body: Its whole body.
+        headers: Those beside Host and Content-Length.
+    """
+
+    path: str
+    body: bytes
+    headers: Mapping[str, str]
+
+    @property
+    def wire(self) -> bytes:
+        """All of it, as HTTP/1.1."""
+        lines = [f"POST {self.path} HTTP/1.1", "Host: 127.0.0.1"]
+        lines += [f"{name}: {value}" for name, value in self.headers.items()]
+        lines += [f"Content-Length: {len(self.body)}", "", ""]
+        return "\r\n".join(lines).encode() + self.body
 
 
-def v1_json(model: str, rows: NDArray[Any]) -> bytes:
+def v1_json(model: str, rows: NDArray[Any]) -> HttpRequest:
     """Give a V1 request for rows of shape (n_rows, n_features)."""
     body = orjson.dumps({"instances": rows.tolist()})
-    return http_request(f"/v1/models/{model}:predict", body, {"Content-Type": "application/json"})
+    return HttpRequest(f"/v1/models/{model}:predict", body, _JSON)
 
 
-def v2_json(model: str, rows: NDArray[Any]) -> bytes:
-    """Give a V2 request whose tensor is JSON."""
-    tensor = {**_tensor(rows), "data": rows.ravel().tolist()}
-    body = orjson.dumps({"inputs": [tensor]})
-    return http_request(_infer_path(model), body, {"Content-Type": "application/json"})
+def v2_json(model: str, rows: NDArray[Any], outputs: Sequence[str] = ()) -> HttpRequest:
+    """Give a V2 request whose tensor is JSON.
+
+    Args:
+        model: Whom it is for.
+        rows: Its tensor, (n_rows, n_features).
+        outputs: The outputs that it asks for; the model's own if empty.
+    """
+    request: dict[str, Any] = {"inputs": [{**_tensor(rows), "data": rows.ravel().tolist()}]}
+    if outputs:
+        request["outputs"] = [{"name": name} for name in outputs]
+    body = orjson.dumps(request)
+    return HttpRequest(_infer_path(model), body, _JSON)
 
 
-def v2_binary(model: str, rows: NDArray[Any]) -> bytes:
+def v2_binary(model: str, rows: NDArray[Any]) -> HttpRequest:
     """Give a V2 request whose tensor is binary, and which asks for binary outputs."""
     data = rows.tobytes()
     head = orjson.dumps(
@@ -48,16 +72,20 @@ def v2_binary(model: str, rows: NDArray[Any]) -> bytes:
         "Content-Type": "application/octet-stream",
         "Inference-Header-Content-Length": str(len(head)),
     }
-    return http_request(_infer_path(model), head + data, headers)
+    return HttpRequest(_infer_path(model), head + data, headers)
 
 
-def grpc_raw(model: str, rows: NDArray[Any]) -> bytes:
-    """Give a serialized `ModelInferRequest` with raw contents."""
-    message = pb.ModelInferRequest(
+def grpc_raw(model: str, rows: NDArray[Any]) -> pb.ModelInferRequest:
+    """Give a `ModelInferRequest` with raw contents."""
+    return pb.ModelInferRequest(
         model_name=model, inputs=[_tensor(rows)], raw_input_contents=[rows.tobytes()]
     )
-    data: bytes = message.SerializeToString()
-    return data
+
+
+def grpc_typed(model: str, rows: NDArray[np.float64]) -> pb.ModelInferRequest:
+    """Give a `ModelInferRequest` with typed contents."""
+    contents = {"fp64_contents": rows.ravel().tolist()}
+    return pb.ModelInferRequest(model_name=model, inputs=[{**_tensor(rows), "contents": contents}])
 
 
 def v1_predictions(body: bytes) -> NDArray[Any]:
@@ -85,9 +113,8 @@ def v2_output(body: bytes, json_length: int | None = None) -> NDArray[Any]:
     return _from_raw(body[json_length:], output["datatype"], output["shape"])
 
 
-def grpc_output(data: bytes) -> NDArray[Any]:
-    """Give the first output of a serialized `ModelInferResponse`."""
-    message = pb.ModelInferResponse.FromString(data)
+def grpc_output(message: pb.ModelInferResponse) -> NDArray[Any]:
+    """Give the first output of a response over gRPC, raw or INT64."""
     output = message.outputs[0]
     if message.raw_output_contents:
         return _from_raw(message.raw_output_contents[0], output.datatype, list(output.shape))

@@ -158,12 +158,17 @@ class Server:
 
     def stop(self) -> int:
         """Send SIGTERM, wait, and give the exit code; kills after 40 s."""
-        self.process.terminate()
+        if self.process.poll() is None:
+            self.process.terminate()
         try:
             return self.process.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             return self.process.wait()
+
+    def log(self) -> str:
+        """Give all that it wrote."""
+        return Path(self._log.name).read_text(errors="replace")
 
     def log_tail(self) -> str:
         """Give the last 4 kB that it wrote."""
