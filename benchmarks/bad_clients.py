@@ -146,10 +146,14 @@ def cancel_over_grpc(client: Client) -> None:
 
 
 class HalfOpen:
-    """Connections that never finish: 20 of them, the oldest of which goes when a new one comes."""
+    """Connections that never finish: 20 of them, the oldest of which goes when a new one comes.
+
+    Attributes:
+        connections: Those that are open.
+    """
 
     def __init__(self) -> None:
-        self._connections: deque[socket.socket] = deque()
+        self.connections: deque[socket.socket] = deque()
         self._lock = threading.Lock()
 
     def open_one(self, client: Client) -> None:
@@ -161,17 +165,17 @@ class HalfOpen:
         connection = _connect(client.target.port, _SMALL_BUFFER_BYTES)
         connection.sendall(sent)
         with self._lock:
-            self._connections.append(connection)
-            oldest = self._connections.popleft() if len(self._connections) > _N_HALF_OPEN else None
+            self.connections.append(connection)
+            oldest = self.connections.popleft() if len(self.connections) > _N_HALF_OPEN else None
         if oldest is not None:
             oldest.close()
 
     def close(self) -> None:
         """Close them all."""
         with self._lock:
-            for connection in self._connections:
+            for connection in self.connections:
                 connection.close()
-            self._connections.clear()
+            self.connections.clear()
 
 
 def change_models(client: Client) -> None:

@@ -121,7 +121,7 @@ class _Asker(asyncio.Protocol):
             answer = self._reader.feed(data)
         except UnreadableAnswer:
             self._tally.failures["unreadable"] += 1
-            self.stop()
+            self._abort()
             return
         if answer is not None:
             self._take(answer)
@@ -135,6 +135,9 @@ class _Asker(asyncio.Protocol):
 
     def stop(self) -> None:
         self.is_over = True
+        self._abort()
+
+    def _abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
 

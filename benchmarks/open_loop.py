@@ -50,7 +50,8 @@ class Outcome:
         due_s: When it was to be sent, in seconds since the start of the load.
         kind: The status, or one of `UNANSWERED`, `FAILED` and `WRONG`.
         latency_s: Seconds from then to its outcome; NaN while there is none.
-        lag_s: Seconds from then until it was sent; NaN if it never was.
+        lag_s: Seconds from then until it was sent, or a part of a millisecond less than nothing, as
+            uvloop's timers are no finer; NaN if it never was.
     """
 
     due_s: float

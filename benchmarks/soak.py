@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
@@ -43,26 +43,45 @@ MAX_MORE_DESCRIPTORS: Final = 10
 MAX_MORE_THREADS: Final = 4
 
 
-def weights(half_open: bad_clients.HalfOpen) -> Mapping[str, tuple[int, Act]]:
-    """Give what clients do: a name, how often against the others, and the act itself."""
-    return {
-        "V1": (10, clients.ask_v1),
-        "V2 JSON": (10, clients.ask_v2_json),
-        "V2 binary": (10, clients.ask_v2_binary),
-        "gRPC": (10, clients.ask_grpc),
-        "gRPC stream": (6, clients.ask_grpc_stream),
-        "spare model": (4, clients.ask_spare),
-        "scrape": (4, clients.look),
-        "mistake": (6, bad_clients.ask_wrongly),
-        "gRPC mistake": (3, bad_clients.ask_wrongly_over_grpc),
-        "garbage": (2, bad_clients.send_garbage),
-        "gRPC garbage": (1, bad_clients.send_garbage_to_grpc),
-        "leave mid-body": (2, bad_clients.leave_mid_body),
-        "leave before the answer": (2, bad_clients.leave_before_the_answer),
-        "leave mid-answer": (1, bad_clients.leave_mid_answer),
-        "gRPC cancel": (2, bad_clients.cancel_over_grpc),
-        "half-open": (1, half_open.open_one),
-    }
+# What one client alone does: loading and unloading, of which it expects what came of its own.
+CHANGE_MODELS: Final = "change models"
+# What the others do, and how often against each other.
+WEIGHTS: Final[Mapping[str, int]] = {
+    "V1": 10,
+    "V2 JSON": 10,
+    "V2 binary": 10,
+    "gRPC": 10,
+    "gRPC stream": 6,
+    "spare model": 4,
+    "scrape": 4,
+    "mistake": 6,
+    "gRPC mistake": 3,
+    "garbage": 2,
+    "gRPC garbage": 1,
+    "leave mid-body": 2,
+    "leave before the answer": 2,
+    "leave mid-answer": 1,
+    "gRPC cancel": 2,
+    "half-open": 1,
+}
+ACTS: Final[Mapping[str, Act]] = {
+    "V1": clients.ask_v1,
+    "V2 JSON": clients.ask_v2_json,
+    "V2 binary": clients.ask_v2_binary,
+    "gRPC": clients.ask_grpc,
+    "gRPC stream": clients.ask_grpc_stream,
+    "spare model": clients.ask_spare,
+    "scrape": clients.look,
+    "mistake": bad_clients.ask_wrongly,
+    "gRPC mistake": bad_clients.ask_wrongly_over_grpc,
+    "garbage": bad_clients.send_garbage,
+    "gRPC garbage": bad_clients.send_garbage_to_grpc,
+    "leave mid-body": bad_clients.leave_mid_body,
+    "leave before the answer": bad_clients.leave_before_the_answer,
+    "leave mid-answer": bad_clients.leave_mid_answer,
+    "gRPC cancel": bad_clients.cancel_over_grpc,
+    CHANGE_MODELS: bad_clients.change_models,
+}
 
 
 @dataclass(slots=True)
@@ -142,6 +161,14 @@ class Sampler:
                 return
             self.times_s.append(time.perf_counter() - started)
 
+    def lines(self) -> str:
+        """Give a line for each sample: seconds, MiB, descriptors, threads, seconds of CPU."""
+        return "".join(
+            f"{time_s:.1f} {each.rss_bytes / MIB:.1f} {each.n_descriptors} {each.n_threads} "
+            f"{each.cpu_s:.1f}\n"
+            for time_s, each in zip(self.times_s, self.usages, strict=True)
+        )
+
     def trends(self, warm_up_share: float) -> list[Trend]:
         """Give the trends behind a share of the time."""
         start = int(len(self.usages) * warm_up_share)
@@ -162,17 +189,21 @@ class Soak:
         target: Whom they ask.
         n_clients: How many, each on a thread.
         seed: Of their chance.
+        without: The acts that are left out.
     """
 
-    def __init__(self, target: Target, n_clients: int, seed: int) -> None:
+    def __init__(
+        self, target: Target, n_clients: int, seed: int, without: Collection[str] = ()
+    ) -> None:
         self.tally = Tally()
         self._target = target
         self._half_open = bad_clients.HalfOpen()
+        self._acts = {**ACTS, "half-open": self._half_open.open_one}
         self._is_over = threading.Event()
-        acts = weights(self._half_open)
-        change = {"change models": (1, bad_clients.change_models)}
-        # One alone loads and unloads: what it expects would not hold beside another.
-        jobs = [acts] * n_clients + [change]
+        chosen = {name: share for name, share in WEIGHTS.items() if name not in without}
+        jobs = [chosen] * n_clients
+        if CHANGE_MODELS not in without:
+            jobs.append({CHANGE_MODELS: 1})
         self._threads = [
             threading.Thread(target=self._work, args=(job, seed + number), daemon=True)
             for number, job in enumerate(jobs)
@@ -188,13 +219,11 @@ class Soak:
             thread.join(2 * clients.TIMEOUT_S)
         self._half_open.close()
 
-    def _work(self, acts: Mapping[str, tuple[int, Act]], seed: int) -> None:
+    def _work(self, job: Mapping[str, int], seed: int) -> None:
         client = Client(self._target, seed)
-        names = list(acts)
-        shares = [share for share, _ in acts.values()]
         while not self._is_over.wait(_PAUSE_S):
-            (name,) = client.chance.choices(names, shares)
-            self.tally.add(name, _fault_of(acts[name][1], client))
+            (name,) = client.chance.choices(list(job), list(job.values()))
+            self.tally.add(name, _fault_of(self._acts[name], client))
         client.close()
 
 
@@ -284,6 +313,8 @@ def make_parser() -> argparse.ArgumentParser:
     # What allocators keep grows for a while, most of it in the first minute.
     add("--warm_up_share", type=float, default=0.25, help="left out of trends (%(default)s)")
     add("--max_mib_per_minute", type=float, default=1.0, help="of memory (%(default)s)")
+    add("--samples", type=Path, help="file to write what was seen each second to")
+    add("--without", nargs="+", default=[], choices=[*WEIGHTS, CHANGE_MODELS], help="leave out")
     add("flags", nargs="*", metavar="-- FLAG", help="more flags of the server")
     return parser
 
@@ -302,7 +333,8 @@ def soak(folder: Path, args: argparse.Namespace) -> list[str]:
     (folder / "copies").rmdir()
     known = [Known.of(artifact) for artifact in artifacts.values()]
     with Server("sklearnserver", sklearnserver(folder, *args.flags), "/v2/health/ready") as server:
-        work = Soak(Target(server.port, server.grpc_port, known, spares), args.clients, args.seed)
+        target = Target(server.port, server.grpc_port, known, spares)
+        work = Soak(target, args.clients, args.seed, args.without)
         before = usage(server.pid)
         sampler = Sampler(server.pid)
         is_over = threading.Event()
@@ -311,6 +343,8 @@ def soak(folder: Path, args: argparse.Namespace) -> list[str]:
         work.run(args.minutes * 60)
         is_over.set()
         sampling.join()
+        if args.samples is not None:
+            args.samples.write_text(sampler.lines())
         trends = sampler.trends(args.warm_up_share)
         print(report(work.tally, trends))
         return [*_faults(work.tally, trends, args), *_faults_of_server(server, before)]

@@ -1,0 +1,38 @@
+from collections import Counter
+
+from benchmarks.closed_loop import Result
+from benchmarks.results import Row, machine, our_versions, page, table
+
+
+def result(rate: float, latencies_s: list[float], failures: dict[str, int] | None = None) -> Result:
+    return Result(rate, latencies_s, Counter(failures or {}), server_cpu=0.99, client_cpu=0.25)
+
+
+def test_a_row_is_the_median_of_its_runs() -> None:
+    runs = [result(90, [0.001]), result(1200, [0.002], {"500": 2}), result(1000, [0.003, 0.004])]
+
+    lines = table([Row("SVC", "ours", runs, ratio=8.25, wanted=8)]).splitlines()
+
+    assert lines[2] == (
+        "| SVC | ours | 1,000 | 90.0 to 1,200 | 2.0 | 2.0 | 2 500 | 0.99 | 0.25 | 8.2 | 8 |"
+    )
+
+
+def test_what_is_not_compared_has_no_ratio() -> None:
+    lines = table([Row("SVC", "floor", [result(50, [0.001])])]).splitlines()
+
+    assert lines[2] == ("| SVC | floor | 50.0 | 50.0 to 50.0 | 1.0 | 1.0 | 0 | 0.99 | 0.25 |  |  |")
+
+
+def test_the_page_has_the_table_and_the_notes() -> None:
+    rows = [Row("SVC", "floor", [result(50, [0.001])])]
+
+    text = page(rows, ["64 connections", "machine: one"])
+
+    assert text.startswith("# Results\n\nWritten by `benchmarks/compare`")
+    assert text.endswith(f"\n{table(rows)}\n- 64 connections\n- machine: one\n")
+
+
+def test_the_notes_know_the_machine_and_the_versions() -> None:
+    assert " CPUs, " in machine()
+    assert set(our_versions()) == {"Python", "scikit-learn", "numpy", "uvicorn", "uvloop", "grpcio"}
