@@ -292,6 +292,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             artifact = train(case.model, Path(folder))
             rows += Comparison(case, artifact, settings).rows()
     print(table(rows))
+    if disturbed := [f"{row.case} of {row.server}" for row in rows if row.was_disturbed]:
+        notes.append(f"something else used the machine: measure {', '.join(disturbed)} again")
+        print(notes[-1], file=sys.stderr)
     output = args.output or (None if args.quick else _FOLDER / "RESULTS.md")
     if output is not None:
         output.write_text(page(rows, notes))
