@@ -82,8 +82,8 @@ def page(rows: Iterable[Row], notes: Sequence[str]) -> str:
         "answer was right. Rates, p50, p99 and CPU are medians over the runs. `ratio` is the rate\n"
         "over that of KServe's SDK. `floor` is bare uvicorn, or bare `grpc.aio`, and always gives\n"
         "the answer of ours: what the load generator can ask at least. A load CPU near 1.00 would\n"
-        "say that the load generator was the limit. Where the machine did other things too, requests\n"
-        f"for each second of the server's CPU still compare.\n\n{table(rows)}\n{listed}"
+        "say that the load generator was the limit. Where the machine did other things too,\n"
+        f"requests for each second of the server's CPU still compare.\n\n{table(rows)}\n{listed}"
     )
 
 

@@ -1,7 +1,7 @@
 import os
 import socket
+import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,18 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--http_port", type=int)
 parser.add_argument("--grpc_port", type=int)
 HTTPServer(("127.0.0.1", parser.parse_args().http_port), Handler).serve_forever()
+"""
+
+GROWING = """\
+import socket, sys, threading
+
+print("small")
+sys.stdin.readline()
+data = bytearray(b"x") * (16 << 20)
+connection = socket.socket()
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+print("grown")
+sys.stdin.read()
 """
 
 
@@ -64,20 +76,22 @@ def test_a_server_that_ends_at_once_is_an_error_with_its_log() -> None:
 
 
 def test_usage_follows_descriptors_and_threads() -> None:
-    may_end = threading.Event()
-    before = usage(os.getpid())
-    thread = threading.Thread(target=may_end.wait)
+    command = [sys.executable, "-u", "-c", GROWING]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        before = usage(process.pid)
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        after = usage(process.pid)
+        process.stdin.close()
 
-    thread.start()
-    with socket.socket():
-        during = usage(os.getpid())
-    may_end.set()
-    thread.join()
-
-    assert during.n_threads == before.n_threads + 1
-    assert during.n_descriptors == before.n_descriptors + 1
-    assert during.rss_bytes > 1 << 20
-    assert during.cpu_s >= before.cpu_s > 0
+    assert after.n_threads == before.n_threads + 1
+    assert after.n_descriptors == before.n_descriptors + 1
+    assert after.rss_bytes > before.rss_bytes + (8 << 20)
+    assert after.cpu_s >= before.cpu_s
 
 
 def test_a_free_port_can_be_bound() -> None:
