@@ -8,7 +8,7 @@ import asyncio
 import gc
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final, cast
 
@@ -17,7 +17,7 @@ import uvloop
 from grpc import aio
 
 from benchmarks.figures import percentile
-from benchmarks.http_answers import Answer, AnswerReader, UnreadableAnswer
+from benchmarks.http_answers import AnswerReader, UnreadableAnswer
 from benchmarks.processes import usage
 
 # status, or a gRPC code, to how often
@@ -29,7 +29,7 @@ LARGE_MESSAGES: Final = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
 )
-_CONNECT_TIMEOUT_S: Final = 10
+_RETRY_S: Final = 0.1
 _CALL_TIMEOUT_S: Final = 60
 
 
@@ -95,7 +95,7 @@ class _Tally:
 
 
 class _Asker(asyncio.Protocol):
-    """One connection over HTTP; it connects again where the server closes it."""
+    """One user over HTTP, who connects again where the server closes the connection."""
 
     def __init__(self, port: int, request: bytes, tally: _Tally) -> None:
         self._port = port
@@ -104,11 +104,25 @@ class _Asker(asyncio.Protocol):
         self._reader = AnswerReader()
         self._sent_at = 0.0
         self._transport: asyncio.Transport | None = None
-        self.is_over = False
+        self._lost = asyncio.Event()
 
-    async def connect(self) -> None:
+    async def ask_forever(self) -> None:
+        """Ask until cancelled."""
         loop = asyncio.get_running_loop()
-        await loop.create_connection(lambda: self, "127.0.0.1", self._port)
+        while True:
+            self._lost.clear()
+            try:
+                transport, _ = await loop.create_connection(lambda: self, "127.0.0.1", self._port)
+            except OSError:
+                self._tally.failures["not connected"] += 1
+                await asyncio.sleep(_RETRY_S)
+                continue
+            try:
+                await self._lost.wait()
+                self._tally.failures["connection lost"] += 1
+            finally:
+                transport.abort()
+                await self._lost.wait()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's own is no subclass.
@@ -117,43 +131,25 @@ class _Asker(asyncio.Protocol):
         self._ask(self._transport)
 
     def data_received(self, data: bytes) -> None:
+        assert self._transport is not None
         try:
             answer = self._reader.feed(data)
         except UnreadableAnswer:
             self._tally.failures["unreadable"] += 1
-            self._abort()
+            self._transport.abort()
             return
         if answer is not None:
-            self._take(answer)
+            latency_s = time.perf_counter() - self._sent_at
+            self._tally.add(answer.status, answer.body, latency_s)
+            self._ask(self._transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        if not self.is_over:
-            self._tally.failures["connection lost"] += 1
-            task = asyncio.ensure_future(self.connect())
-            task.add_done_callback(self._connected)
-
-    def stop(self) -> None:
-        self.is_over = True
-        self._abort()
-
-    def _abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+        self._lost.set()
 
     def _ask(self, transport: asyncio.Transport) -> None:
         self._sent_at = time.perf_counter()
         transport.write(self._request)
-
-    def _take(self, answer: Answer) -> None:
-        latency_s = time.perf_counter() - self._sent_at
-        self._tally.add(answer.status, answer.body, latency_s)
-        if not self.is_over and self._transport is not None:
-            self._ask(self._transport)
-
-    def _connected(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is not None:
-            self._tally.failures["not connected"] += 1
 
 
 def run_http(load: Load, port: int, server_pid: int) -> Result:
@@ -169,15 +165,11 @@ def run_grpc(load: Load, port: int, server_pid: int) -> Result:
 async def _run_http(load: Load, port: int, server_pid: int) -> Result:
     tally = _Tally(load.is_right)
     askers = [_Asker(port, load.request, tally) for _ in range(load.n_connections)]
+    tasks = [asyncio.create_task(asker.ask_forever()) for asker in askers]
     try:
-        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-            await asyncio.gather(*(asker.connect() for asker in askers))
         return await _measure(load, tally, server_pid)
     finally:
-        for asker in askers:
-            asker.stop()
-        # The transports close in the next turn of the loop.
-        await asyncio.sleep(0)
+        await _cancel(tasks)
 
 
 async def _run_grpc(load: Load, port: int, server_pid: int) -> Result:
@@ -191,9 +183,7 @@ async def _run_grpc(load: Load, port: int, server_pid: int) -> Result:
     try:
         return await _measure(load, tally, server_pid)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _cancel(tasks)
         await asyncio.gather(*(channel.close() for channel in channels))
 
 
@@ -210,6 +200,12 @@ async def _ask_forever(channel: aio.Channel, load: Load, tally: _Tally) -> None:
             await asyncio.sleep(0)
         else:
             tally.add(200, message, time.perf_counter() - sent_at)
+
+
+async def _cancel(tasks: Collection[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _measure(load: Load, tally: _Tally, server_pid: int) -> Result:

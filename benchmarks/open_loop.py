@@ -172,6 +172,7 @@ class _Connection(asyncio.Protocol):
         self._reader = AnswerReader()
         self._transport: asyncio.Transport | None = None
         self._outcome: Outcome | None = None
+        self._lost = asyncio.Event()
 
     @property
     def is_open(self) -> bool:
@@ -180,6 +181,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's own is no subclass.
         self._transport = cast(asyncio.Transport, transport)
+        self._pool.remember(self)
 
     def send(self, outcome: Outcome) -> None:
         if self._transport is None:
@@ -200,6 +202,8 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._lost.set()
+        self._pool.forget(self)
         if self._outcome is not None:
             self._pool.settle(self._outcome, FAILED)
 
@@ -207,10 +211,11 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def give_up(self) -> None:
+    async def give_up(self) -> None:
         """Close; a request that is not answered stays so."""
         self._outcome = None
         self.abort()
+        await self._lost.wait()
 
     def _take(self, answer: Answer) -> None:
         outcome, self._outcome = self._outcome, None
@@ -252,7 +257,6 @@ class _Pool:
             if connection.is_open:
                 connection.send(outcome)
                 return
-            self._connections.discard(connection)
         task = asyncio.ensure_future(self._ask_on_new(outcome))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
@@ -272,12 +276,17 @@ class _Pool:
             self._is_done.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._is_done.wait(), patience_s)
-        for task in self._opening:
+        opening = list(self._opening)
+        for task in opening:
             task.cancel()
-        for connection in self._connections:
-            connection.give_up()
-        # The transports close in the next turn of the loop.
-        await asyncio.sleep(0)
+        await asyncio.gather(*opening, return_exceptions=True)
+        await asyncio.gather(*(connection.give_up() for connection in list(self._connections)))
+
+    def remember(self, connection: _Connection) -> None:
+        self._connections.add(connection)
+
+    def forget(self, connection: _Connection) -> None:
+        self._connections.discard(connection)
 
     async def _ask_on_new(self, outcome: Outcome) -> None:
         connection = _Connection(self)
@@ -287,5 +296,4 @@ class _Pool:
         except OSError:
             self.settle(outcome, FAILED)
             return
-        self._connections.add(connection)
         connection.send(outcome)
