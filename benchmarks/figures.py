@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-import numpy as np
+from scipy.stats import theilslopes
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -15,17 +15,33 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
-def slope(times: Sequence[float], values: Sequence[float]) -> float:
-    """Give the change per unit of time, by Theil and Sen; 0 of fewer than two points.
+def slope(times: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
+    """Give the change per unit of time, by Theil and Sen: the median of the slopes of all pairs.
 
-    The median of the slopes of all pairs does not follow a few outliers, such as a request of many
-    megabytes that a sample happened to meet.
+    A few outliers do not move it.
+
+    Returns:
+        The slope, and what it is at least with 97.5 % confidence; zeros of fewer than two points.
     """
-    x, y = np.asarray(times, dtype=np.float64), np.asarray(values, dtype=np.float64)
-    first, second = np.triu_indices(len(x), k=1)
-    if not len(first):
-        return 0.0
-    return float(np.median((y[second] - y[first]) / (x[second] - x[first])))
+    if len(times) < 2:
+        return 0.0, 0.0
+    # Two-sided: 2.5 % are left on either side.
+    fitted = theilslopes(values, times, alpha=0.95)
+    return float(fitted.slope), float(fitted.low_slope)
+
+
+def lowest(
+    times: Sequence[float], values: Sequence[float], window: float
+) -> tuple[list[float], list[float]]:
+    """Give the lowest value of each window of time, and when it was.
+
+    What is only there for a moment, such as the body of a large request, is not what stays.
+    """
+    numbers = [int((time - times[0]) // window) for time in times]
+    points = sorted(zip(numbers, values, times, strict=True))
+    firsts = {number: (time, value) for number, value, time in reversed(points)}
+    pairs = [firsts[number] for number in sorted(firsts)]
+    return [time for time, _ in pairs], [value for _, value in pairs]
 
 
 def growth(values: Sequence[float]) -> float:
