@@ -30,6 +30,8 @@ LARGE_MESSAGES: Final = (
     ("grpc.max_send_message_length", -1),
 )
 _RETRY_S: Final = 0.1
+# Share of a CPU; what is left is for chance, and for the kernel's own work.
+_BUSY: Final = 0.85
 _CALL_TIMEOUT_S: Final = 60
 
 
@@ -69,6 +71,14 @@ class Result:
     failures: Failures
     server_cpu: float
     client_cpu: float
+
+    @property
+    def was_disturbed(self) -> bool:
+        """Whether something else used the machine: neither side had a CPU for itself.
+
+        One of the two is always at work, unless another process has its CPU.
+        """
+        return max(self.server_cpu, self.client_cpu) < _BUSY
 
     def latency_ms(self, percent: float) -> float:
         """Give a percentile of the latencies; NaN without answers."""

@@ -200,6 +200,8 @@ def _report_peak(result: Result, args: argparse.Namespace, server: Server) -> No
         f"server CPU {result.server_cpu:.2f}, load CPU {result.client_cpu:.2f}",
         flush=True,
     )
+    if result.was_disturbed:
+        print("something else used the machine: the peak may be higher, measure again", flush=True)
 
 
 def _during(
