@@ -31,7 +31,7 @@ def put_load(port: int, *phases: Phase, patience_s: float = 10) -> list[PhaseRes
 
 def test_sends_a_request_whether_or_not_earlier_ones_are_answered(serve: Serve) -> None:
     n_expected = len(list(arrivals(100, 0.3, random.Random(7))))
-    all_there = threading.Barrier(n_expected)
+    all_there = threading.Barrier(n_expected, timeout=10)
 
     def handle(connection: socket.socket) -> bool:
         all_there.wait()
@@ -45,7 +45,7 @@ def test_sends_a_request_whether_or_not_earlier_ones_are_answered(serve: Serve) 
 
 def test_a_latency_counts_from_when_the_request_was_due(serve: Serve) -> None:
     n_expected = len(list(arrivals(100, 0.3, random.Random(7))))
-    all_there = threading.Barrier(n_expected)
+    all_there = threading.Barrier(n_expected, timeout=10)
 
     def handle(connection: socket.socket) -> bool:
         all_there.wait()
