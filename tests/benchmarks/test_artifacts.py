@@ -31,9 +31,11 @@ def test_more_rows_than_there_are_begin_again(tmp_path: Path) -> None:
 def test_answers_do_not_depend_on_the_datatype(tmp_path: Path) -> None:
     artifact = train("linear", tmp_path)
 
+    scores = artifact.estimator.decision_function(artifact.features)
     in_fp32 = artifact.estimator.predict(artifact.features.astype(np.float32))
 
     assert in_fp32.tolist() == artifact.estimator.predict(artifact.features).tolist()
+    assert np.abs(scores).min() > 0.05
 
 
 def test_there_is_a_model_that_costs_by_the_row() -> None:
