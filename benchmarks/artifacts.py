@@ -1,0 +1,97 @@
+"""Models for the benchmarks: trained here, and one file for every server that is compared."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import joblib
+import numpy as np
+from numpy.typing import NDArray
+
+SEED: Final = 7
+N_FEATURES: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A trained model and its file.
+
+    Attributes:
+        name: What it is served as.
+        directory: Holds `model.joblib` and nothing else.
+        estimator: The fitted estimator, which says what is a right answer.
+        features: Rows like those that it was trained on, (n_rows, n_features) FP64.
+    """
+
+    name: str
+    directory: Path
+    estimator: Any
+    features: NDArray[np.float64]
+
+    def rows(self, n_rows: int, dtype: str = "float64") -> NDArray[Any]:
+        """Give the first rows, again from the start where there are not so many."""
+        return self.features[np.arange(n_rows) % len(self.features)].astype(dtype)
+
+
+def train(name: str, folder: Path) -> Artifact:
+    """Train one of `MODELS` and write it to `folder/name/model.joblib`."""
+    estimator, features = MODELS[name]()
+    directory = folder / name
+    directory.mkdir(parents=True, exist_ok=True)
+    joblib.dump(estimator, directory / "model.joblib")
+    return Artifact(name, directory, estimator, features)
+
+
+def _iris() -> tuple[Any, NDArray[np.float64]]:
+    from sklearn.datasets import load_iris
+    from sklearn.svm import SVC
+
+    features, labels = load_iris(return_X_y=True)
+    return SVC().fit(features, labels), features
+
+
+def _forest() -> tuple[Any, NDArray[np.float64]]:
+    from sklearn.ensemble import RandomForestClassifier
+
+    features, labels = _classes(N_FEATURES)
+    return RandomForestClassifier(n_estimators=100, random_state=SEED).fit(
+        features, labels
+    ), features
+
+
+def _linear() -> tuple[Any, NDArray[np.float64]]:
+    from sklearn.linear_model import LogisticRegression
+
+    features, labels = _classes(N_FEATURES)
+    estimator = LogisticRegression(max_iter=500).fit(features, labels)
+    # In a batch, or in FP32, the last bits of a score differ: no row is so near to the other class.
+    return estimator, features[np.abs(estimator.decision_function(features)) > 0.05]
+
+
+def _vectors() -> tuple[Any, NDArray[np.float64]]:
+    """An SVC with so many support vectors that each row costs much, alone or in a batch."""
+    from sklearn.svm import SVC
+
+    features, labels = _classes(20, n_rows=6000, noise=0.3)
+    return SVC(gamma=0.5).fit(features, labels), features
+
+
+def _classes(
+    n_features: int, n_rows: int = 2000, noise: float = 0.01
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    from sklearn.datasets import make_classification
+
+    features, labels = make_classification(
+        n_rows, n_features, n_informative=n_features // 2, flip_y=noise, random_state=SEED
+    )
+    # What fits into FP32 is the same in every datatype, and so are the answers.
+    return features.astype(np.float32).astype(np.float64), labels
+
+
+MODELS: Final[Mapping[str, Callable[[], tuple[Any, NDArray[np.float64]]]]] = {
+    "iris": _iris,
+    "forest": _forest,
+    "linear": _linear,
+    "vectors": _vectors,
+}
