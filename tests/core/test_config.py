@@ -33,6 +33,7 @@ DEFAULTS = {
     "max_asyncio_workers": None,
     "event_loop": "auto",
     "timeout_keep_alive_s": 65,
+    "drain_delay_s": 5.0,
     "grace_period_s": 25,
     "max_decompressed_bytes": 64 << 20,
     "cloudevents": {"type": "io.kserve.inference.response", "source": None, "merge": False},
@@ -86,6 +87,8 @@ def test_no_flags_give_the_defaults() -> None:
             {"max_decompressed_bytes": 1000},
             id="max_decompressed_bytes",
         ),
+        pytest.param(["--drain_delay_s", "0.5"], {"drain_delay_s": 0.5}, id="drain_delay_s"),
+        pytest.param(["--grace_period_s", "0"], {"grace_period_s": 0}, id="grace_period_s"),
         pytest.param(["--grace_period", "0"], {"grace_period_s": 0}, id="grace_period"),
         pytest.param(
             ["--grpc_max_send_message_length", "7"],

@@ -83,8 +83,10 @@ class ServerConfig:
         event_loop: `auto` (uvloop where it is installed), `asyncio` or `uvloop`.
         timeout_keep_alive_s: Seconds after which an idle connection is closed. More than the 60 s
             of common proxies, so that the proxy closes first and never meets a closed connection.
-        grace_period_s: Seconds that requests in flight get to finish at the end; models stop in
-            what is left of them.
+        drain_delay_s: Seconds for which new work is still taken after SIGTERM, of the grace period
+            and at most half of it.
+        grace_period_s: Seconds from the signal until the end: the delay, then requests in flight
+            finish and models stop in what is left.
         max_decompressed_bytes: What a compressed request body may become.
         cloudevents: What the events say that answer events.
         enable_latency_logging: Whether each inference request leaves a line in the log.
@@ -120,6 +122,8 @@ class ServerConfig:
     max_asyncio_workers: int | None = None
     event_loop: str = "auto"
     timeout_keep_alive_s: int = 65
+    # kube-proxy and ingress controllers learn only seconds later that a pod ends.
+    drain_delay_s: float = 5.0
     # Kubernetes kills 30 s after it has asked for the end.
     grace_period_s: int = 25
     max_decompressed_bytes: int = DEFAULT_MAX_DECOMPRESSED_BYTES
@@ -155,7 +159,8 @@ class ServerConfig:
             max_asyncio_workers=args.max_asyncio_workers,
             event_loop=args.event_loop,
             timeout_keep_alive_s=args.timeout_keep_alive,
-            grace_period_s=args.grace_period,
+            drain_delay_s=args.drain_delay_s,
+            grace_period_s=args.grace_period_s,
             max_decompressed_bytes=args.max_decompressed_bytes,
             cloudevents=CloudEventConfig.from_env(),
             enable_latency_logging=args.enable_latency_logging,
@@ -221,10 +226,17 @@ def make_parser() -> argparse.ArgumentParser:
         help="seconds until an idle connection is closed (%(default)s)",
     )
     add(
+        "--drain_delay_s",
+        type=timeout,
+        default=default.drain_delay_s,
+        help="seconds for which new work is still taken after SIGTERM (%(default)s)",
+    )
+    add(
+        "--grace_period_s",
         "--grace_period",
         type=count,
         default=default.grace_period_s,
-        help="seconds that requests in flight, and then models, get at the end (%(default)s)",
+        help="seconds from the signal until the end, the delay included (%(default)s)",
     )
     add(
         "--max_decompressed_bytes",

@@ -16,6 +16,7 @@ from kserve.logging import configure_logging, logger
 from kserve.model import TensorModel
 from kserve.model_repository import reason_of
 from kserve.model_server import ModelServer
+from kserve.signals import ended_by_signals
 
 # Where Kubernetes reads the reason that it shows for a container that ended.
 _TERMINATION_LOG: Final = Path("/dev/termination-log")
@@ -26,6 +27,7 @@ _MODEL_DIR_WAIT_S: Final = 60.0
 _PREDICTOR_FLAGS: Final = ("--predictor_", "--enable_predictor_health_check")
 
 
+@ended_by_signals()
 def run(model_class: type[TensorModel], argv: Sequence[str] | None = None) -> None:
     """Serve the model, or the models, of a directory until a signal ends the process.
 

@@ -175,7 +175,8 @@ class ServerProcess:
 
     Args:
         module: The module, or the path of a script where it ends in `.py`.
-        args: The flags beside `--host` and the ports.
+        args: The flags beside `--host` and the ports. Without `--drain_delay_s` among them it is 0:
+            nobody balances load over the server who would have to learn that it ends.
         env: The whole environment; that of this process if None.
 
     Attributes:
@@ -190,6 +191,7 @@ class ServerProcess:
         self._command = [
             *(sys.executable, *target, *args),
             *("--host", "127.0.0.1", "--http_port", "0", "--grpc_port", "0"),
+            *(() if "--drain_delay_s" in args else ("--drain_delay_s", "0")),
         ]
         self._env = env
         self._lines: list[str] = []

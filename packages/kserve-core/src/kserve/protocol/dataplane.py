@@ -207,6 +207,8 @@ class DataPlane:
         """
         if self._model_registry.status(model_name) is None:
             raise ModelNotFound(model_name)
+        if self.is_draining:
+            return False
         if not version:
             return await self._model_registry.is_model_ready(model_name)
         model = self._get(model_name, version)

@@ -2,8 +2,9 @@
 
 import contextlib
 import re
+import select
 import weakref
-from asyncio import TimerHandle
+from asyncio import Event, TimerHandle
 from typing import Any, Final, cast
 from uuid import uuid4
 
@@ -14,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import (
     HttpToolsProtocol,
     RequestResponseCycle,
 )
+from uvicorn.server import ServerState
 
 from kserve.errors import ServerNotReady
 from kserve.logging import logger, request_id_var
@@ -27,6 +29,8 @@ WIRE: Final = "kserve.wire"
 
 # A client that still uploads sends something in this time; far below the grace period.
 _MAX_STALL_S: Final = 1.0
+
+_SHUTTING_DOWN: Final = str(ServerNotReady("The server is shutting down."))
 
 
 class Wire:
@@ -53,14 +57,38 @@ class Wire:
             cycle.transport.close()
 
 
+class ConnectionState(ServerState):
+    """What all connections of a server share.
+
+    Attributes:
+        is_draining: Whether every response that begins is the last one of its connection.
+        has_lost: Set when a connection has ended.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_draining = False
+        self.has_lost = Event()
+
+
 class HTTPProtocol(HttpToolsProtocol):
     """One connection, as uvicorn makes it.
 
-    It differs in three things: an Upgrade is ignored, what is not HTTP is answered in JSON, and a
-    request body that does not come holds up no stop.
+    It differs in four things: an Upgrade is ignored, what is not HTTP is answered in JSON, and when
+    the server stops, a request that does not come does not hold it up, and one that comes is not
+    lost.
     """
 
+    server_state: ConnectionState
     _stall_timer: TimerHandle | None = None
+    # The request whose response says that the connection closes after it.
+    _last_cycle: RequestResponseCycle | None = None
+    _is_amid_head = False
+
+    def on_message_begin(self) -> None:
+        """Begin the head of a request."""
+        super().on_message_begin()
+        self._is_amid_head = True
 
     def data_received(self, data: bytes) -> None:
         """Read what came; uvicorn's drops the body of a request that asks for an Upgrade."""
@@ -80,9 +108,12 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin the request, unless it has to be parsed again."""
+        self._is_amid_head = False
         if not self.parser.should_upgrade():
             super().on_headers_complete()
             cast(dict[str, Any], self.scope)[WIRE] = Wire(self.cycle)
+            if self.server_state.is_draining:
+                self._close_after(self.cycle)
 
     def on_message_complete(self) -> None:
         """End the body of the request that was begun."""
@@ -91,10 +122,44 @@ class HTTPProtocol(HttpToolsProtocol):
             # So that what follows is not refused under the id of this one.
             self.headers = []
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take note of the end of the connection."""
+        super().connection_lost(exc)
+        self.server_state.has_lost.set()
+
+    def drain(self) -> None:
+        """Make the response to the request at hand the last one, if it can still say so.
+
+        An idle connection stays open, as a request may be on its way; its response is the last.
+        """
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and not cycle.response_started:
+            self._close_after(cycle)
+
     def shutdown(self) -> None:
-        """Close the connection if it is idle, or else after the response, or without the body."""
-        super().shutdown()
+        """Close the connection if it is idle, or else after the response, or without the rest."""
+        if not self._is_amid_head and not self._has_unread():
+            super().shutdown()
         self._watch_for_stall()
+
+    def refuse_unsent(self) -> None:
+        """Answer a request that has not come in time, unless it has a task to answer it."""
+        if self._is_amid_head and not self.transport.is_closing():
+            self._refuse(503, _SHUTTING_DOWN)
+
+    def _close_after(self, cycle: RequestResponseCycle) -> None:
+        last = self._last_cycle
+        if last is not None and not last.response_started:
+            # A client that pipelines is owed the answer to this request too.
+            last.keep_alive = True
+        self._last_cycle = cycle if cycle.keep_alive else None
+        cycle.keep_alive = False
+
+    def _has_unread(self) -> bool:
+        """Whether something has come that the event loop has not given us yet."""
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket"), select.POLLIN)
+        return bool(poll.poll(0))
 
     def _ignore_upgrade(self, rest: bytes) -> bytes:
         """Give what is to be parsed anew, by a parser that is told of no Upgrade.
@@ -159,15 +224,22 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def _close_stalled(self) -> None:
         cycle: RequestResponseCycle | None = self.cycle
-        if self.transport.is_closing() or cycle is None or cycle.response_started:
-            return
-        if not cycle.more_body:
+        if self.transport.is_closing():
             return
         if self.flow.read_paused or self.pipeline:
             # It is the server that does not read.
             self._watch_for_stall()
-            return
-        self._refuse(503, str(ServerNotReady("The server is shutting down.")))
+        elif cycle is None or cycle.response_complete:
+            self._close_idle()
+        elif cycle.more_body and not cycle.response_started:
+            self._refuse(503, _SHUTTING_DOWN)
+
+    def _close_idle(self) -> None:
+        """Close a connection of which only the kernel, or only half a head, has come."""
+        if self._is_amid_head:
+            self._refuse(503, _SHUTTING_DOWN)
+        else:
+            self.transport.close()
 
 
 def request_id_of(given: bytes | None) -> str:

@@ -11,9 +11,10 @@ from starlette.types import ASGIApp
 
 from kserve.config import DEFAULT_MAX_DECOMPRESSED_BYTES, CloudEventConfig
 from kserve.errors import StartError
+from kserve.logging import logger
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest.app import Application, RestApp
-from kserve.protocol.rest.http import HTTPProtocol
+from kserve.protocol.rest.http import ConnectionState, HTTPProtocol
 
 # Connections that wait to be accepted; as uvicorn's default.
 _BACKLOG: Final = 2048
@@ -34,7 +35,7 @@ class RESTServer:
         event_loop: `auto`, `asyncio` or `uvloop`; for who reads `config`, the loop is made by
             `ModelServer`.
         timeout_keep_alive: Seconds after which an idle connection is closed.
-        grace_period: Seconds that requests in flight get to finish at the end.
+        grace_period: Seconds that requests in flight get to finish, where `stop` is told of none.
         log_requests: Whether each inference request leaves a line in the log.
         max_decompressed_bytes: What a compressed request body may become.
         cloudevents: What the events say that answer events.
@@ -57,6 +58,7 @@ class RESTServer:
         self.dataplane = data_plane
         self._host = host
         self._port = http_port
+        self._grace_period = grace_period
         self._rest_app = RestApp(
             data_plane,
             log_requests=log_requests,
@@ -91,7 +93,7 @@ class RESTServer:
         listener = _listen(self._host, self._port)
         host, port = listener.getsockname()[:2]
         has_started = asyncio.Event()
-        self._server = _Uvicorn(self.config, has_started)
+        self._server = _Uvicorn(self.config, has_started, self._grace_period)
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
         self._task.add_done_callback(lambda _: has_started.set())
         await has_started.wait()
@@ -100,31 +102,109 @@ class RESTServer:
             self._task.result()
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
-    async def stop(self) -> None:
-        """Accept no more, let requests in flight finish, cancel those that do not, close."""
+    def drain(self) -> None:
+        """Make every response that begins from now on the last one of its connection."""
         if self._task is not None:
+            self._server.drain()
+
+    async def stop(self, grace_period_s: float | None = None) -> None:
+        """Accept no more, let requests in flight finish, cancel those that do not, close.
+
+        Args:
+            grace_period_s: Seconds that requests in flight get; None for those of the constructor.
+        """
+        if self._task is not None:
+            if grace_period_s is not None:
+                self._server.grace_period_s = grace_period_s
             self._server.should_exit = True
             await self._task
-            cancelled = self._server.server_state.tasks
-            if cancelled:
-                await asyncio.wait(set(cancelled), timeout=_CANCEL_S)
         self._app.leave(self._rest_app)
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn without its signal handlers: signals are `ModelServer`'s."""
+    """uvicorn with an end of our own, and without its signal handlers: they are `ModelServer`'s."""
 
-    def __init__(self, config: uvicorn.Config, has_started: asyncio.Event) -> None:
+    def __init__(
+        self, config: uvicorn.Config, has_started: asyncio.Event, grace_period_s: float
+    ) -> None:
         super().__init__(config)
+        self.grace_period_s = grace_period_s
+        self.server_state = self._state = ConnectionState()
         self._has_started = has_started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._has_started.set()
 
+    def drain(self) -> None:
+        self._state.is_draining = True
+        for connection in self._connections():
+            connection.drain()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.drain()
+        await self._close_listeners(sockets or [])
+        for connection in self._connections():
+            connection.shutdown()
+        try:
+            async with asyncio.timeout(self.grace_period_s):
+                await self._finished()
+        except TimeoutError:
+            await self._cut()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    def _connections(self) -> list[HTTPProtocol]:
+        return cast(list[HTTPProtocol], list(self._state.connections))
+
+    async def _close_listeners(self, listeners: list[socket.socket]) -> None:
+        """Accept no more, but all who have connected: closing resets those that wait."""
+        # They keep the queues while the event loop lets go of its own.
+        spares = [listener.dup() for listener in listeners]
+        for server in self.servers:
+            server.close()
+        for listener in listeners:
+            listener.close()
+        for spare in spares:
+            with spare:
+                await self._accept_waiting(spare)
+
+    async def _accept_waiting(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                # Nobody waits, or the process has no descriptor left.
+                return
+            await loop.connect_accepted_socket(self._make_protocol, connection)
+
+    def _make_protocol(self) -> HTTPProtocol:
+        return HTTPProtocol(self.config, self._state, self.lifespan.state)
+
+    async def _finished(self) -> None:
+        while self._state.connections:
+            self._state.has_lost.clear()
+            await self._state.has_lost.wait()
+        while self._state.tasks:
+            await asyncio.wait(set(self._state.tasks))
+
+    async def _cut(self) -> None:
+        """Cancel what is in flight, and let it answer so."""
+        tasks = set(self._state.tasks)
+        if tasks:
+            logger.error("%d request(s) did not finish in the grace period", len(tasks))
+        for task in tasks:
+            task.cancel()
+        for connection in self._connections():
+            connection.refuse_unsent()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CANCEL_S):
+                await self._finished()
+        for connection in self._connections():
+            connection.transport.close()
 
 
 def _imported() -> Application:
