@@ -1,4 +1,4 @@
-"""A server whose one model takes 20 ms for an answer, so that some requests are always in flight."""
+"""A server whose one model takes 20 ms for an answer, so that requests are always in flight."""
 
 import asyncio
 from typing import Any

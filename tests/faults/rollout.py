@@ -173,6 +173,7 @@ class Rollout:
         self._turns: Counter[str] = Counter()
         self._may_poll = asyncio.Event()
         self._may_poll.set()
+        self._has_sent = asyncio.Event()
         self.n_answered: Counter[tuple[str, str]] = Counter()
         self.failures: list[str] = []
         self.exit_codes: list[int] = []
@@ -217,16 +218,21 @@ class Rollout:
         process.send_signal(signal.SIGTERM)
         await asyncio.to_thread(process.wait, _WAIT_S)
         turns = Counter(self._turns)
-        async with asyncio.timeout(_WAIT_S):
-            while any(self._turns[wire] < turns[wire] + n_requests for wire in ("rest", "grpc")):
-                await asyncio.sleep(0.01)
+        wires = ("rest", "grpc")
+        await self._until(lambda: all(self._turns[w] >= turns[w] + n_requests for w in wires))
 
     async def answered(self, n_requests: int) -> None:
         """Wait until so many more requests of every kind have been answered well."""
         before = Counter(self.n_answered)
+        await self._until(
+            lambda: all(self.n_answered[kind] >= before[kind] + n_requests for kind in _SENDS)
+        )
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(_WAIT_S):
-            while any(self.n_answered[kind] < before[kind] + n_requests for kind in _SENDS):
-                await asyncio.sleep(0.01)
+            while not condition():
+                self._has_sent.clear()
+                await self._has_sent.wait()
 
     async def _add(self) -> None:
         process = ServerProcess(_SERVER, *self._args)
@@ -264,3 +270,4 @@ class Rollout:
             self.failures.append(f"{kind}: {outcome}")
         else:
             self.n_answered[kind] += 1
+        self._has_sent.set()
