@@ -74,7 +74,7 @@ class Backend:
 
     async def _is_healthy(self) -> bool:
         async with self.new_channel() as channel:
-            stub: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+            stub: Any = health_pb2_grpc.HealthStub(channel)
             try:
                 answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=_WAIT_S)
             except grpc.aio.AioRpcError:
@@ -94,22 +94,25 @@ async def _fresh_rest(backend: Backend) -> str:
 
 async def _kept_rest(backend: Backend) -> str:
     """Send a request over a kept connection, or a new one where the server has closed those."""
+    connection = await _kept_connection(backend)
+    may_keep = False
+    try:
+        outcome, may_keep = await _ask(*connection)
+    finally:
+        if may_keep:
+            backend.idle.append(connection)
+        else:
+            await _close(connection[1])
+    return outcome
+
+
+async def _kept_connection(backend: Backend) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     while backend.idle:
         reader, writer = backend.idle.pop()
         if not reader.at_eof():
-            break
+            return reader, writer
         await _close(writer)
-    else:
-        reader, writer = await asyncio.open_connection("127.0.0.1", backend.process.port)
-    may_keep = False
-    try:
-        outcome, may_keep = await _ask(reader, writer)
-    finally:
-        if may_keep:
-            backend.idle.append((reader, writer))
-        else:
-            await _close(writer)
-    return outcome
+    return await asyncio.open_connection("127.0.0.1", backend.process.port)
 
 
 async def _close(writer: asyncio.StreamWriter) -> None:

@@ -74,9 +74,9 @@ def test_a_models_stop_that_hangs_does_not_keep_the_process(way: str) -> None:
 @pytest.mark.parametrize("way", ["python", "c", "pool"])
 def test_a_load_that_hangs_ends_with_the_first_signal(sig: signal.Signals, way: str) -> None:
     # Had it to wait for the delay or the grace period, the test would.
-    args = ("--drain_delay_s", "60", "--grace_period_s", "120")
-    args += ("--place", "load", "--way", way)
-    with ServerProcess(SERVER, *args, until="entered") as server:
+    times = ("--drain_delay_s", "60", "--grace_period_s", "120")
+    place = ("--place", "load", "--way", way)
+    with ServerProcess(SERVER, *place, *times, until="entered") as server:
         code = server.stop(sig)
 
     assert code == 0

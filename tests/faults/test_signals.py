@@ -76,7 +76,7 @@ def test_a_signal_before_anything_is_loaded_ends_the_process(
 def test_sigterm_leaves_the_server_as_it_is_but_for_its_readiness() -> None:
     with ServerProcess(HANGING, *LONG) as server:
         channel = grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}")
-        stub: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+        stub: Any = health_pb2_grpc.HealthStub(channel)
         watch = stub.Watch(health_pb2.HealthCheckRequest(), timeout=WAIT_S)
         states = [next(watch).status]
 

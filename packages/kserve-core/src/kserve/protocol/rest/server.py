@@ -19,6 +19,9 @@ from kserve.protocol.rest.http import ConnectionState, HTTPProtocol
 # Connections that wait to be accepted; as uvicorn's default.
 _BACKLOG: Final = 2048
 
+# The Date header counts in seconds.
+_TICK_S: Final = 1.0
+
 # What a request that was cancelled at the end gets to answer that it was.
 _CANCEL_S: Final = 1.0
 
@@ -93,13 +96,14 @@ class RESTServer:
         listener = _listen(self._host, self._port)
         host, port = listener.getsockname()[:2]
         has_started = asyncio.Event()
-        self._server = _Uvicorn(self.config, has_started, self._grace_period)
+        self._server = _Uvicorn(self.config, has_started, listener)
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
         self._task.add_done_callback(lambda _: has_started.set())
         await has_started.wait()
         if self._task.done():
             listener.close()
-            self._task.result()
+            task, self._task = self._task, None
+            task.result()
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def drain(self) -> None:
@@ -114,9 +118,9 @@ class RESTServer:
             grace_period_s: Seconds that requests in flight get; None for those of the constructor.
         """
         if self._task is not None:
-            if grace_period_s is not None:
-                self._server.grace_period_s = grace_period_s
-            self._server.should_exit = True
+            await self._server.finish(
+                self._grace_period if grace_period_s is None else grace_period_s
+            )
             await self._task
         self._app.leave(self._rest_app)
 
@@ -125,32 +129,44 @@ class _Uvicorn(uvicorn.Server):
     """uvicorn with an end of our own, and without its signal handlers: they are `ModelServer`'s."""
 
     def __init__(
-        self, config: uvicorn.Config, has_started: asyncio.Event, grace_period_s: float
+        self, config: uvicorn.Config, has_started: asyncio.Event, listener: socket.socket
     ) -> None:
         super().__init__(config)
-        self.grace_period_s = grace_period_s
         self.server_state = self._state = ConnectionState()
         self._has_started = has_started
+        self._has_finished = asyncio.Event()
+        self._listener = listener
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._has_started.set()
+
+    async def main_loop(self) -> None:
+        """Keep the Date header of the responses up to date until `finish` has ended."""
+        while not self._has_finished.is_set():
+            await self.on_tick(0)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._has_finished.wait(), _TICK_S)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Leave out uvicorn's: `finish` has done what it does."""
 
     def drain(self) -> None:
         self._state.is_draining = True
         for connection in self._connections():
             connection.drain()
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+    async def finish(self, grace_period_s: float) -> None:
         self.drain()
-        await self._close_listeners(sockets or [])
+        await self._close_listener()
         for connection in self._connections():
             connection.shutdown()
         try:
-            async with asyncio.timeout(self.grace_period_s):
-                await self._finished()
+            async with asyncio.timeout(grace_period_s):
+                await self._all_ended()
         except TimeoutError:
             await self._cut()
+        self._has_finished.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -159,17 +175,14 @@ class _Uvicorn(uvicorn.Server):
     def _connections(self) -> list[HTTPProtocol]:
         return cast(list[HTTPProtocol], list(self._state.connections))
 
-    async def _close_listeners(self, listeners: list[socket.socket]) -> None:
+    async def _close_listener(self) -> None:
         """Accept no more, but all who have connected: closing resets those that wait."""
-        # They keep the queues while the event loop lets go of its own.
-        spares = [listener.dup() for listener in listeners]
-        for server in self.servers:
-            server.close()
-        for listener in listeners:
-            listener.close()
-        for spare in spares:
-            with spare:
-                await self._accept_waiting(spare)
+        # It keeps the queue while the event loop lets go of its own.
+        with self._listener.dup() as spare:
+            for server in self.servers:
+                server.close()
+            self._listener.close()
+            await self._accept_waiting(spare)
 
     async def _accept_waiting(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -184,7 +197,7 @@ class _Uvicorn(uvicorn.Server):
     def _make_protocol(self) -> HTTPProtocol:
         return HTTPProtocol(self.config, self._state, self.lifespan.state)
 
-    async def _finished(self) -> None:
+    async def _all_ended(self) -> None:
         while self._state.connections:
             self._state.has_lost.clear()
             await self._state.has_lost.wait()
@@ -202,7 +215,7 @@ class _Uvicorn(uvicorn.Server):
             connection.refuse_unsent()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CANCEL_S):
-                await self._finished()
+                await self._all_ended()
         for connection in self._connections():
             connection.transport.close()
 
