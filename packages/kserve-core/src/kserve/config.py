@@ -83,6 +83,7 @@ class ServerConfig:
         event_loop: `auto` (uvloop where it is installed), `asyncio` or `uvloop`.
         timeout_keep_alive_s: Seconds after which an idle connection is closed. More than the 60 s
             of common proxies, so that the proxy closes first and never meets a closed connection.
+        listen_early: Whether the ports are bound before the models given at start are loaded.
         drain_delay_s: Seconds for which new work is still taken after SIGTERM, of the grace period
             and at most half of it.
         grace_period_s: Seconds from the signal until the end: the delay, then requests in flight
@@ -122,6 +123,8 @@ class ServerConfig:
     max_asyncio_workers: int | None = None
     event_loop: str = "auto"
     timeout_keep_alive_s: int = 65
+    # KServe injects a TCP probe where a manifest has none, and a port that is bound passes it.
+    listen_early: bool = False
     # kube-proxy and ingress controllers learn only seconds later that a pod ends.
     drain_delay_s: float = 5.0
     # Kubernetes kills 30 s after it has asked for the end.
@@ -159,6 +162,7 @@ class ServerConfig:
             max_asyncio_workers=args.max_asyncio_workers,
             event_loop=args.event_loop,
             timeout_keep_alive_s=args.timeout_keep_alive,
+            listen_early=args.listen_early,
             drain_delay_s=args.drain_delay_s,
             grace_period_s=args.grace_period_s,
             max_decompressed_bytes=args.max_decompressed_bytes,
@@ -224,6 +228,14 @@ def make_parser() -> argparse.ArgumentParser:
         type=count,
         default=default.timeout_keep_alive_s,
         help="seconds until an idle connection is closed (%(default)s)",
+    )
+    add(
+        "--listen_early",
+        type=boolean,
+        nargs="?",
+        const=True,
+        default=default.listen_early,
+        help="answer probes while models load (%(default)s)",
     )
     add(
         "--drain_delay_s",

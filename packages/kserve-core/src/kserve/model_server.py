@@ -222,9 +222,7 @@ class ModelServer:
         with stopped_by_signals(self._on_signal, self.config.grace_period_s + _OVERTIME_S):
             loading = asyncio.create_task(self._load(named, load))
             try:
-                if await self._completes(loading):
-                    async with self._watching():
-                        await self._listen(on_ready)
+                await self._listen(loading, on_ready)
             finally:
                 shutdown.request()
                 await _cancel(loading)
@@ -236,6 +234,7 @@ class ModelServer:
         """Set up the loop that really runs, and what will end it."""
         set_predictor_config(self.config.predictor)
         self.dataplane.is_draining = self._was_signalled = False
+        self.dataplane.is_starting = True
         loop = self._loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._exception_handler)
         if self.config.max_asyncio_workers is not None and not self._owns_loop:
@@ -256,9 +255,9 @@ class ModelServer:
         self, named: Mapping[str, BaseKServeModel], load: Callable[[], object] | None
     ) -> None:
         """Load all models side by side; those that fail are `unavailable`, if one is ready."""
-        loaded = None if load is None else await run_user_code(load)
         for name in named:
             self.registered_models.set_status(name, ModelState.LOADING)
+        loaded = None if load is None else await run_user_code(load)
         self.dataplane.required_models = [*named, *(loaded if isinstance(loaded, list) else ())]
         results = await asyncio.gather(
             *(self._load_one(name, model) for name, model in named.items())
@@ -266,6 +265,7 @@ class ModelServer:
         failures = [exc for exc in results if exc is not None]
         if failures and len(failures) == len(named):
             raise NoModelReady(list(named), reason_of(failures[0])) from failures[0]
+        self.dataplane.is_starting = False
 
     async def _load_one(self, name: str, model: BaseKServeModel) -> Exception | None:
         try:
@@ -297,7 +297,7 @@ class ModelServer:
             await _cancel(watching)
 
     async def _completes(self, work: asyncio.Task[None]) -> bool:
-        """Wait for a task or a request to stop, whichever comes first; True for the task.
+        """Wait for a task or a request to stop, and say whether there was only the task.
 
         Raises:
             Exception: Whatever the task raises.
@@ -310,22 +310,30 @@ class ModelServer:
             await _cancel(stopping)
         if work.done():
             work.result()
-        return work.done()
+        return work.done() and not self._shutdown.requested.is_set()
 
-    async def _listen(self, on_ready: Callable[[str], None] | None) -> None:
-        """Serve until the server is to stop, then finish what is in flight."""
+    async def _listen(
+        self, loading: asyncio.Task[None], on_ready: Callable[[str], None] | None
+    ) -> None:
+        """Load and listen, or the other way round; serve; then finish what is in flight."""
+        if not self.config.listen_early and not await self._completes(loading):
+            return
         rest, grpc_server = self._make_rest_server(), self._make_grpc_server()
-        address = await self._start_servers(rest, grpc_server)
-        engines = asyncio.create_task(self._run_engines())
+        engines: asyncio.Task[None] | None = None
         try:
+            address = await self._start_servers(rest, grpc_server)
             if on_ready is not None:
                 on_ready(address)
-            await self._completes(engines)
-            await self._drain(rest, grpc_server)
+            if await self._completes(loading):
+                engines = asyncio.create_task(self._run_engines())
+                async with self._watching():
+                    await self._completes(engines)
+                    await self._drain(rest, grpc_server)
         finally:
-            # The engines last, as requests in flight need them.
             await self._stop_servers(rest, grpc_server)
-            await _cancel(engines)
+            if engines is not None:
+                # Last, as requests in flight need them.
+                await _cancel(engines)
 
     async def _drain(self, rest: RESTServer, grpc_server: "GRPCServer | None") -> None:
         """Say that the server ends, and go on until those who balance the load know it."""
@@ -347,13 +355,9 @@ class ModelServer:
         await asyncio.gather(*stops)
 
     async def _start_servers(self, rest: RESTServer, grpc_server: "GRPCServer | None") -> str:
-        """Listen on both ports, or on none; gives the address of REST."""
-        try:
-            self.grpc_address = await grpc_server.start() if grpc_server else None
-            address = await rest.start()
-        except BaseException:
-            await self._stop_servers(rest, grpc_server)
-            raise
+        """Listen on both ports; gives the address of REST."""
+        self.grpc_address = await grpc_server.start() if grpc_server else None
+        address = await rest.start()
         names = ", ".join(self.registered_models.names()) or "no model yet"
         suffix = f", gRPC on {self.grpc_address}" if self.grpc_address else ""
         logger.info("Serving %s: REST on %s%s", names, address, suffix)
