@@ -297,7 +297,7 @@ class ModelServer:
             await _cancel(watching)
 
     async def _completes(self, work: asyncio.Task[None]) -> bool:
-        """Wait for a task or a request to stop, and say whether there was only the task.
+        """Wait for a task or a request to stop, whichever comes first; True if the task is done.
 
         Raises:
             Exception: Whatever the task raises.
@@ -310,14 +310,17 @@ class ModelServer:
             await _cancel(stopping)
         if work.done():
             work.result()
-        return work.done() and not self._shutdown.requested.is_set()
+        return work.done()
 
     async def _listen(
         self, loading: asyncio.Task[None], on_ready: Callable[[str], None] | None
     ) -> None:
         """Load and listen, or the other way round; serve; then finish what is in flight."""
-        if not self.config.listen_early and not await self._completes(loading):
-            return
+        assert self._shutdown is not None
+        if not self.config.listen_early:
+            await self._completes(loading)
+            if self._shutdown.requested.is_set():
+                return
         rest, grpc_server = self._make_rest_server(), self._make_grpc_server()
         engines: asyncio.Task[None] | None = None
         try:
