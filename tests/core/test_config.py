@@ -30,6 +30,11 @@ DEFAULTS = {
     "workers": 1,
     "max_concurrent_predicts": 1,
     "max_inflight_requests": 1024,
+    "max_batch_size": 512,
+    "max_batch_delay_ms": 0.0,
+    "max_queued_rows": 131072,
+    "request_timeout_s": 300.0,
+    "hang_timeout_s": 600.0,
     "max_asyncio_workers": None,
     "event_loop": "auto",
     "timeout_keep_alive_s": 65,
@@ -75,6 +80,13 @@ def test_no_flags_give_the_defaults() -> None:
             {"max_inflight_requests": 9},
             id="max_inflight_requests",
         ),
+        pytest.param(["--max_batch_size", "8"], {"max_batch_size": 8}, id="max_batch_size"),
+        pytest.param(
+            ["--max_batch_delay_ms", "2.5"], {"max_batch_delay_ms": 2.5}, id="max_batch_delay_ms"
+        ),
+        pytest.param(["--max_queued_rows", "9"], {"max_queued_rows": 9}, id="max_queued_rows"),
+        pytest.param(["--request_timeout_s", "0"], {"request_timeout_s": 0}, id="no timeout"),
+        pytest.param(["--hang_timeout_s", "1.5"], {"hang_timeout_s": 1.5}, id="hang_timeout_s"),
         pytest.param(
             ["--max_asyncio_workers", "3"], {"max_asyncio_workers": 3}, id="max_asyncio_workers"
         ),

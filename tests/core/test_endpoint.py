@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
-from kserve.admission import Admission
+from kserve.config import ServerConfig
 from kserve.endpoint import Endpoint, bind, is_healthy
-from kserve.executor import ModelThreads
 from kserve.model import (
     BaseKServeModel,
     InferenceModel,
@@ -20,6 +19,7 @@ from kserve.model import (
     PredictOptions,
     TensorModel,
 )
+from kserve.model_resources import ModelResources
 from kserve.protocol.infer_type import InferInput, InferRequest
 from kserve.signature import Signature, Tensors, TensorSpec
 
@@ -36,7 +36,7 @@ def here() -> str:
 
 
 def bound(model: BaseKServeModel, name: str = "served") -> Endpoint:
-    return bind(model, name, ModelThreads(name), Admission())
+    return bind(model, name, ModelResources(model, name, ServerConfig()))
 
 
 class Sums(TensorModel):

@@ -34,8 +34,8 @@ def test_names_and_versions_of_one_model_share_its_threads() -> None:
     other = endpoints.bind(second, "m", "2")
 
     assert endpoints.bound == {"m": bound[0], ("m", "1"): bound[1], ("m", "2"): other}
-    assert bound[0].threads is bound[1].threads
-    assert other.threads is not bound[0].threads
+    assert bound[0].resources.threads is bound[1].resources.threads
+    assert other.resources.threads is not bound[0].resources.threads
 
 
 def test_a_name_is_dropped_with_its_versions_and_no_other() -> None:

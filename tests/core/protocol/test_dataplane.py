@@ -275,7 +275,7 @@ async def test_counts_requests_while_they_are_worked_on() -> None:
 async def test_lives_and_describes_itself() -> None:
     dataplane = serving()
 
-    assert await DataPlane.live() == {"status": "alive"}
+    assert await DataPlane(ModelRepository()).live() == {"status": "alive"}
     assert dataplane.metadata() == {
         "name": "kserve",
         "version": server_version(),

@@ -23,6 +23,13 @@ DEFAULT_MAX_GRPC_MESSAGE_BYTES: Final = 64 << 20
 # second after which clients are told to come back, so more of them would only wait longer.
 DEFAULT_MAX_INFLIGHT_REQUESTS: Final = 1024
 
+# With scikit-learn on one core, twice as many rows in a batch are 10 to 50 % more rows a second up
+# to here, and 1 to 38 % from here on, while the batch takes 1 to 7 ms.
+DEFAULT_MAX_BATCH_SIZE: Final = 512
+
+# As many as the requests in flight would be at 128 rows each.
+DEFAULT_MAX_QUEUED_ROWS: Final = 1 << 17
+
 # The text of yes and no on the command line, as KServe's manifests write them.
 _TRUE: Final = frozenset({"y", "yes", "t", "true", "on", "1"})
 _FALSE: Final = frozenset({"n", "no", "f", "false", "off", "0"})
@@ -79,6 +86,11 @@ class ServerConfig:
         max_concurrent_predicts: How many plain handlers of one model run at a time, 1 or more.
         max_inflight_requests: How many requests of one model may be in flight, 1 or more; further
             ones are refused.
+        max_batch_size: Rows of requests that run together, 1 or more; a larger request runs alone.
+        max_batch_delay_ms: Milliseconds that a free model waits for a batch to fill.
+        max_queued_rows: Rows that may wait for one model, 1 or more; further ones are refused.
+        request_timeout_s: Seconds after which a request is given up; 0 is no limit.
+        hang_timeout_s: Seconds after which a plain handler is taken to have hung; 0 is no limit.
         max_asyncio_workers: Threads of the event loop's default pool; None is Python's default.
         event_loop: `auto` (uvloop where it is installed), `asyncio` or `uvloop`.
         timeout_keep_alive_s: Seconds after which an idle connection is closed. More than the 60 s
@@ -120,6 +132,13 @@ class ServerConfig:
     workers: int = 1
     max_concurrent_predicts: int = 1
     max_inflight_requests: int = DEFAULT_MAX_INFLIGHT_REQUESTS
+    max_batch_size: int = DEFAULT_MAX_BATCH_SIZE
+    max_batch_delay_ms: float = 0.0
+    max_queued_rows: int = DEFAULT_MAX_QUEUED_ROWS
+    # What Knative gives a request by default.
+    request_timeout_s: float = 300.0
+    # Twice that: no client waits any more, and a load or a very large batch is long over.
+    hang_timeout_s: float = 600.0
     max_asyncio_workers: int | None = None
     event_loop: str = "auto"
     timeout_keep_alive_s: int = 65
@@ -159,6 +178,11 @@ class ServerConfig:
             workers=args.workers,
             max_concurrent_predicts=args.max_concurrent_predicts,
             max_inflight_requests=args.max_inflight_requests,
+            max_batch_size=args.max_batch_size,
+            max_batch_delay_ms=args.max_batch_delay_ms,
+            max_queued_rows=args.max_queued_rows,
+            request_timeout_s=args.request_timeout_s,
+            hang_timeout_s=args.hang_timeout_s,
             max_asyncio_workers=args.max_asyncio_workers,
             event_loop=args.event_loop,
             timeout_keep_alive_s=args.timeout_keep_alive,
@@ -214,12 +238,6 @@ def make_parser() -> argparse.ArgumentParser:
         default=1,
         help="plain handlers of one model that run at the same time (%(default)s)",
     )
-    add(
-        "--max_inflight_requests",
-        type=positive,
-        default=default.max_inflight_requests,
-        help="requests of one model in flight; further ones are refused (%(default)s)",
-    )
     add("--max_asyncio_workers", type=positive, help="threads of the loop's default pool")
     add("--event-loop", "--event_loop", choices=EVENT_LOOPS, default="auto")
     add(
@@ -256,11 +274,30 @@ def make_parser() -> argparse.ArgumentParser:
         default=default.max_decompressed_bytes,
         help="what a compressed request body may become (%(default)s)",
     )
+    _add_batching(parser)
     _add_logging(parser)
     _add_grpc(parser)
     _add_predictor(parser)
     _add_repository(parser)
     return parser
+
+
+def _add_batching(parser: argparse.ArgumentParser) -> None:
+    default = ServerConfig()
+    for flag, type_, help_text in (
+        ("max_inflight_requests", positive, "requests of one model in flight; more are refused"),
+        ("max_batch_size", positive, "rows of requests that run together"),
+        ("max_batch_delay_ms", timeout, "ms that a free model waits for a batch to fill"),
+        ("max_queued_rows", positive, "rows that may wait for one model; more are refused"),
+        ("request_timeout_s", timeout, "seconds until a request is given up, 0 for no limit"),
+        ("hang_timeout_s", timeout, "seconds until a handler has hung, 0 for no limit"),
+    ):
+        parser.add_argument(
+            f"--{flag}",
+            type=type_,
+            default=getattr(default, flag),
+            help=f"{help_text} (%(default)s)",
+        )
 
 
 def _add_logging(parser: argparse.ArgumentParser) -> None:

@@ -14,9 +14,12 @@ from kserve.executor import ModelThreads, awaited, is_async_callable, run_user_c
 from kserve.logging import logger
 from kserve.metrics import ModelMetrics
 from kserve.model import BaseKServeModel, InferenceModel, InferenceVerb, Model, TensorModel
-from kserve.pipeline import HandlerPipeline, is_default_handler, streamable
+from kserve.model_resources import ModelResources
+from kserve.payload_batch import PayloadBatches
+from kserve.pipeline import HandlerPipeline, is_default_handler, payload_caller, streamable
 from kserve.protocol.infer_type import InferRequest, InferResponse
 from kserve.signature import Signature
+from kserve.tensor_batch import TensorBatches
 
 # payload, lower-case request headers, verb -> response, response headers
 Run = Callable[[Any, dict[str, str], str], Awaitable[tuple[Any, dict[str, str]]]]
@@ -38,8 +41,8 @@ class Endpoint:
         run: Answers one payload; a verb is `predict` or `explain`.
         metrics: Bound to `name`.
         has_own_healthy: The model overrides `healthy`, so `ready` alone does not tell.
-        threads: Where its plain handlers run; the same under every name of the model.
-        admission: How many of its requests are in flight; the same under every name, too.
+        resources: Its threads and its queue; the same under every name of the model.
+        admission: How many of its requests are in flight; that of the resources.
     """
 
     name: str
@@ -48,7 +51,7 @@ class Endpoint:
     run: Run
     metrics: ModelMetrics
     has_own_healthy: bool
-    threads: ModelThreads
+    resources: ModelResources
     admission: Admission
 
     @property
@@ -57,34 +60,33 @@ class Endpoint:
         return self.model.signature if isinstance(self.model, TensorModel) else Signature()
 
 
-def bind(
-    model: BaseKServeModel, name: str, threads: ModelThreads, admission: Admission
-) -> Endpoint:
+def bind(model: BaseKServeModel, name: str, resources: ModelResources) -> Endpoint:
     """Look up once which form each handler has, and give the endpoint.
 
     Args:
         model: The model.
         name: The name to serve it under.
-        threads: Where its plain handlers run.
-        admission: Counts its requests.
+        resources: Its threads and its queue.
 
     Raises:
-        ValueError: The model cannot answer requests at all.
+        ValueError: The model cannot answer requests at all, or it wants batches and streams.
     """
     if not isinstance(model, InferenceModel):
         raise ValueError(f"Model of type {type(model).__name__} does not support inference")
     metrics = ModelMetrics(name)
     takes_tensors = isinstance(model, TensorModel) and not _overrides(model, TensorModel)
     if takes_tensors:
-        run = _tensor_run(model, threads, metrics)  # type: ignore[arg-type]  # narrowed above
+        run = _tensor_run(model, resources, metrics)  # type: ignore[arg-type]  # narrowed above
     elif isinstance(model, Model) and type(model).__call__ is Model.__call__:
-        run = HandlerPipeline(model, threads, metrics).run
+        run = _pipeline(model, resources, metrics).run
     else:
-        run = _call_run(model, threads)
+        run = _call_run(model, resources.threads)
     if model.version is not None and not takes_tensors:
         run = _versioned_run(run, model.version)
     has_own_healthy = not is_default_handler(model.healthy)
-    return Endpoint(name, model, takes_tensors, run, metrics, has_own_healthy, threads, admission)
+    return Endpoint(
+        name, model, takes_tensors, run, metrics, has_own_healthy, resources, resources.admission
+    )
 
 
 async def is_healthy(model: BaseKServeModel) -> bool:
@@ -121,8 +123,37 @@ def _overrides(model: BaseKServeModel, contract: type) -> bool:
     )
 
 
-def _tensor_run(model: TensorModel, threads: ModelThreads, metrics: ModelMetrics) -> Run:
+def _pipeline(model: Model, resources: ModelResources, metrics: ModelMetrics) -> HandlerPipeline:
+    if not _wants_batches(model):
+        return HandlerPipeline(model, resources.threads, metrics)
+    if inspect.isgeneratorfunction(model.predict) or inspect.isasyncgenfunction(model.predict):
+        raise ValueError(f"model {model.name}: a predict that streams cannot have batching = True")
+    batches = PayloadBatches(payload_caller(model))
+    batcher = resources.batcher(
+        batches.run, batches.run_async if is_async_callable(model.predict) else None
+    )
+
+    async def predict(payload: Any) -> tuple[Any, dict[str, str]]:
+        call = batches.prepare(payload)
+        answer: tuple[Any, dict[str, str]] = await batcher.submit(call, call.key, call.n_rows)
+        return answer
+
+    return HandlerPipeline(model, resources.threads, metrics, predict)
+
+
+def _wants_batches(model: Model) -> bool:
+    """Say whether the user's class, not ours below it, says `batching = True`."""
+    if "batching" in vars(model):
+        return bool(model.batching)
+    owner = next(base for base in type(model).__mro__ if "batching" in vars(base))
+    return owner is not TensorModel and bool(model.batching)
+
+
+def _tensor_run(model: TensorModel, resources: ModelResources, metrics: ModelMetrics) -> Run:
     observe = metrics.observe["predict"]
+    batches = TensorBatches(model)
+    check, respond = batches.check, model.respond
+    submit = resources.batcher(batches.run, may_run_on_loop=True).submit
 
     async def run(
         request: InferRequest, headers: dict[str, str], verb: str
@@ -130,9 +161,10 @@ def _tensor_run(model: TensorModel, threads: ModelThreads, metrics: ModelMetrics
         if verb != "predict":
             raise NotImplementedError(f"model {model.name} does not implement {verb}")
         started = perf_counter()
-        response = await threads.run(model.infer, request)
+        call = check(request)
+        outputs = await submit(call, call.key, call.n_rows)
         observe(perf_counter() - started)
-        return response, {}
+        return respond(request, outputs), {}
 
     return run
 

@@ -7,11 +7,11 @@ import weakref
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from kserve.admission import Admission
 from kserve.config import ServerConfig
 from kserve.endpoint import Endpoint, bind
 from kserve.executor import ModelThreads, run_in_new_thread
 from kserve.model import BaseKServeModel
+from kserve.model_resources import ModelResources, OnHang
 
 # Seconds after which a model that nothing should refer to any more is looked for in cycles, which
 # only the collector frees: an exception and the frame that it passed, for one.
@@ -28,14 +28,16 @@ class Endpoints:
 
     Args:
         config: The limits of each model.
+        on_hang: Called with a model that has hung, and True, and with False if it answers again.
 
     Attributes:
         bound: The endpoints; for one version the key is the pair.
     """
 
-    def __init__(self, config: ServerConfig | None = None) -> None:
+    def __init__(self, config: ServerConfig | None = None, on_hang: OnHang | None = None) -> None:
         self.bound: dict[str | tuple[str, str], Endpoint] = {}
         self._config = config or ServerConfig()
+        self._on_hang = on_hang
         # By the model's identity, which no other object has while one of its threads still works.
         self._uses: dict[int, _Use] = {}
 
@@ -45,21 +47,32 @@ class Endpoints:
         A model with several names is still called by one thread at a time.
 
         Raises:
-            ValueError: The model cannot answer requests at all.
+            ValueError: The model cannot answer requests at all, or it wants batches and streams.
         """
         use = self._uses.get(id(model))
-        threads = None if use is None else use.threads()
-        if use is None or threads is None:
-            threads = ModelThreads(name, self._config.max_concurrent_predicts)
-            admission = Admission(self._config.max_inflight_requests)
-            endpoint = bind(model, name, threads, admission)
+        resources = None if use is None else use.resources()
+        if resources is None:
+            # A stream may still be drawn on the threads when no endpoint is left.
+            threads = None if use is None else use.threads()
+            resources = ModelResources(model, name, self._config, threads, self._on_hang)
+        endpoint = bind(model, name, resources)
+        if use is None or use.resources() is not resources:
             # Also those of models that user code took out of the repository itself.
             self._uses = {key: old for key, old in self._uses.items() if not old.is_over()}
-            self._uses[id(model)] = _Use(weakref.ref(threads), threads.workers, admission)
-        else:
-            endpoint = bind(model, name, threads, use.admission)
+            threads = resources.threads
+            self._uses[id(model)] = _Use(
+                weakref.ref(resources), weakref.ref(threads), threads.workers
+            )
         self.bound[name if version is None else (name, version)] = endpoint
         return endpoint
+
+    def have_hung(self) -> bool:
+        """Say whether a call of any model has hung."""
+        return any(
+            threads.has_hung
+            for use in self._uses.values()
+            if (threads := use.threads()) is not None
+        )
 
     def drop_name(self, name: str) -> None:
         """Take out every endpoint of a name: what is bound would keep its model in memory."""
@@ -92,9 +105,9 @@ class Endpoints:
 class _Use(NamedTuple):
     """The threads of a model, for as long as they are used, and what they start."""
 
+    resources: weakref.ref[ModelResources]
     threads: weakref.ref[ModelThreads]
     workers: list[threading.Thread]
-    admission: Admission
 
     def is_over(self) -> bool:
         return self.threads() is None and not any(worker.is_alive() for worker in self.workers)

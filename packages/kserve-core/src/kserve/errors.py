@@ -12,6 +12,7 @@ InferenceServerError                     500  INTERNAL
 ├── UnsupportedEncoding                  415  UNIMPLEMENTED        a compression we do not read
 ├── UnsupportedProtocol                  501  UNIMPLEMENTED
 ├── InferenceError                       500  INTERNAL             raised by a model, text is shown
+│   └── RowCountError                                              not as many rows as it got
 └── StartError                           500  INTERNAL             the server cannot start
     ├── ModelLoadError                                             an artifact cannot be loaded
     │   └── ModelMissingError                                      there is no artifact
@@ -184,6 +185,10 @@ class InferenceError(InferenceServerError, RuntimeError):
         self.debug_details = debug_details
         if debug_details is not None:
             self.add_note(debug_details)
+
+
+class RowCountError(InferenceError):
+    """A model gave another number of rows than it got; such a batch is not tried again."""
 
 
 class StartError(InferenceServerError):

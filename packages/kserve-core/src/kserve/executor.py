@@ -7,10 +7,19 @@ import asyncio
 import contextvars
 import functools
 import inspect
+import sys
 import threading
+import traceback
+import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, NamedTuple, TypeVar, TypeVarTuple, Unpack
+from time import perf_counter
+from typing import Any, Final, NamedTuple, TypeVar, TypeVarTuple, Unpack
+
+from kserve.logging import logger
+
+# How soon it is known that a call that had hung has returned, in seconds.
+_HUNG_POLL_S: Final = 1.0
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -35,13 +44,31 @@ class ModelThreads:
     Args:
         name: The model's name, for the names of the threads.
         n_threads: How many handlers of this model may run at the same time, 1 or more.
+        hang_timeout_s: Seconds after which a call is taken to have hung; 0 is never.
+        on_hang: Called on the event loop with True when a call has hung, and with False if it
+            returns after all.
+
+    Attributes:
+        has_hung: Whether a call that runs now has hung.
     """
 
-    def __init__(self, name: str, n_threads: int = 1) -> None:
+    def __init__(
+        self,
+        name: str,
+        n_threads: int = 1,
+        hang_timeout_s: float = 0.0,
+        on_hang: Callable[[bool], object] | None = None,
+    ) -> None:
         self._name = name
         self._n_threads = n_threads
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        # When the call of each thread began; 0 while it has none.
+        self._running: list[float] = []
+        self._hang_timeout_s = hang_timeout_s
+        self._on_hang = on_hang
+        self._hang_timer: asyncio.TimerHandle | None = None
+        self.has_hung = False
 
     @property
     def workers(self) -> list[threading.Thread]:
@@ -67,6 +94,8 @@ class ModelThreads:
         self._start()
         job = _make_job(function, *args)
         self._jobs.put(job)
+        if self._hang_timeout_s and self._hang_timer is None:
+            self._look_later(job.loop, self._hang_timeout_s)
         return job.future
 
     async def run(self, function: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
@@ -83,10 +112,55 @@ class ModelThreads:
 
     def _start(self) -> None:
         while len(self._threads) < self._n_threads:
-            name = f"{self._name}-{len(self._threads)}"
-            thread = threading.Thread(target=_work, args=(self._jobs,), name=name, daemon=True)
+            index = len(self._threads)
+            self._running.append(0.0)
+            thread = threading.Thread(
+                target=_work,
+                args=(self._jobs, self._running, index),
+                name=f"{self._name}-{index}",
+                daemon=True,
+            )
             thread.start()
             self._threads.append(thread)
+
+    # One timer in a hang's time watches over all calls, none for each of them.
+
+    def _look_later(self, loop: asyncio.AbstractEventLoop, delay_s: float) -> None:
+        # The timer must not keep the threads of a model that was unloaded.
+        self._hang_timer = loop.call_later(delay_s, _look, weakref.ref(self), loop)
+
+    def look_for_hang(self, loop: asyncio.AbstractEventLoop) -> None:
+        """See whether a call has hung, or no longer; the timer calls it."""
+        self._hang_timer = None
+        began = min(filter(None, self._running), default=None)
+        left_s = self._hang_timeout_s
+        if began is not None:
+            left_s -= perf_counter() - began
+        has_hung = began is not None and left_s <= 0
+        if has_hung != self.has_hung:
+            self.has_hung = has_hung
+            self._report(has_hung)
+        if has_hung:
+            self._look_later(loop, _HUNG_POLL_S)
+        elif began is not None or not self._jobs.empty():
+            self._look_later(loop, left_s)
+
+    def _report(self, has_hung: bool) -> None:
+        if has_hung:
+            frames = sys._current_frames()
+            stacks = [
+                "".join(traceback.format_stack(frames[thread.ident]))
+                for thread, began in zip(self._threads, self._running, strict=True)
+                if began and thread.ident in frames
+            ]
+            logger.error(
+                "Model %s: a call has not returned for %g s; it is at\n%s",
+                *(self._name, self._hang_timeout_s, "\n".join(stacks)),
+            )
+        else:
+            logger.warning("Model %s: the call that had hung has returned", self._name)
+        if self._on_hang is not None:
+            self._on_hang(has_hung)
 
 
 async def run_in_new_thread(function: Callable[[Unpack[Ts]], T], *args: *Ts) -> T:
@@ -132,7 +206,7 @@ async def awaited(value: Any) -> Any:
         task = asyncio.current_task()
         if isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling():
             raise
-        raise _raisable(exc) from exc
+        raise raisable(exc) from exc
 
 
 def is_async_callable(function: Any) -> bool:
@@ -160,9 +234,17 @@ def _make_job(function: Callable[..., Any], *args: Any) -> _Job:
     return _Job(loop, loop.create_future(), contextvars.copy_context(), function, args)
 
 
-def _work(jobs: SimpleQueue[_Job | None]) -> None:
+def _look(threads_ref: weakref.ref[ModelThreads], loop: asyncio.AbstractEventLoop) -> None:
+    threads = threads_ref()
+    if threads is not None:
+        threads.look_for_hang(loop)
+
+
+def _work(jobs: SimpleQueue[_Job | None], running: list[float], index: int) -> None:
     while (job := jobs.get()) is not None:
+        running[index] = perf_counter()
         _run(job)
+        running[index] = 0.0
         # Otherwise the thread would hold the last request's arrays until the next one comes.
         del job
 
@@ -174,7 +256,7 @@ def _run(job: _Job) -> None:
     try:
         result = job.context.run(job.function, *job.args)
     except BaseException as exc:
-        error = _raisable(exc)
+        error = raisable(exc)
     try:
         job.loop.call_soon_threadsafe(_settle, job.future, result, error)
     except RuntimeError:
@@ -184,7 +266,7 @@ def _run(job: _Job) -> None:
         del job, result, error
 
 
-def _raisable(exc: BaseException) -> Exception:
+def raisable(exc: BaseException) -> Exception:
     """Give what fails one request only.
 
     SystemExit would end the event loop, CancelledError the caller's task without an answer, and

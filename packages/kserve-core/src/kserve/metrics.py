@@ -41,7 +41,46 @@ MODEL_STATE: Final = Gauge(
     "kserve_model_state", "1 for the state that the model is in", ["model_name", "state"]
 )
 
+# A doubling from one row to the largest batches that anyone has asked for.
+_ROWS_BUCKETS: Final = tuple(float(1 << power) for power in range(14))
+
+# From what a turn of the event loop takes to what no client waits for.
+_QUEUE_BUCKETS: Final = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+)
+
+BATCH_ROWS: Final = Histogram(
+    "kserve_batch_rows", "Rows of the batches that ran", ["model_name"], buckets=_ROWS_BUCKETS
+)
+BATCHES: Final = Counter(
+    "kserve_batches",
+    "Batches by why they were released and where they ran",
+    ["model_name", "reason", "runs_on"],
+)
+QUEUE_SECONDS: Final = Histogram(
+    "kserve_queue_seconds",
+    "Time that requests waited for their batch to be released",
+    ["model_name"],
+    buckets=_QUEUE_BUCKETS,
+)
+QUEUE_ROWS: Final = Gauge("kserve_queue_rows", "Rows that wait for the model", ["model_name"])
+QUEUE_REQUESTS: Final = Gauge(
+    "kserve_queue_requests", "Requests that wait for the model", ["model_name"]
+)
+QUEUE_LEFT: Final = Counter(
+    "kserve_queue_left",
+    "Requests that left the queue unanswered: the client went away or a deadline passed",
+    ["model_name"],
+)
+UNBATCHED_SPELLS: Final = Counter(
+    "kserve_unbatched_spells",
+    "Spells in which requests run one by one because batches failed",
+    ["model_name"],
+)
+
 _PER_MODEL: Final = (
+    *(BATCH_ROWS, QUEUE_SECONDS, QUEUE_ROWS, QUEUE_REQUESTS, QUEUE_LEFT, UNBATCHED_SPELLS),
     *(PREPROCESS_SECONDS, PREDICT_SECONDS, POSTPROCESS_SECONDS, EXPLAIN_SECONDS),
     *(REQUESTS_IN_FLIGHT, NONFINITE_VALUES, MODEL_LOAD_SECONDS),
 )
@@ -99,17 +138,81 @@ class ModelMetrics(AnswerMetrics):
         self.in_flight = REQUESTS_IN_FLIGHT.labels(model_name)
 
 
+class BatchMetrics:
+    """What is counted of a model's queue and batches.
+
+    Attributes:
+        model_name: The model's name.
+        queue_rows: The gauge of rows that wait.
+        queue_requests: The gauge of requests that wait.
+        unbatched_spells: The counter of spells without batches.
+        waited: Records the seconds that a request waited.
+    """
+
+    __slots__ = (
+        "_left",
+        "_released",
+        "_rows",
+        "model_name",
+        "queue_requests",
+        "queue_rows",
+        "unbatched_spells",
+        "waited",
+    )
+
+    def __init__(self, model_name: str) -> None:
+        self.model_name = model_name
+        self.queue_rows = QUEUE_ROWS.labels(model_name)
+        self.queue_requests = QUEUE_REQUESTS.labels(model_name)
+        self.unbatched_spells = UNBATCHED_SPELLS.labels(model_name)
+        self.waited: Observe = QUEUE_SECONDS.labels(model_name).observe
+        self._rows: Observe = BATCH_ROWS.labels(model_name).observe
+        self._left = QUEUE_LEFT.labels(model_name)
+        self._released: dict[tuple[str, str], Counter] = {}
+
+    def released(self, reason: str, runs_on: str, n_rows: int) -> None:
+        """Count a batch that starts.
+
+        Args:
+            reason: `free`, `full`, `delay`, `deadline`, or `retry` for a part of one that failed.
+            runs_on: `loop` or `thread`.
+            n_rows: Its rows.
+        """
+        counter = self._released.get((reason, runs_on))
+        if counter is None:
+            counter = BATCHES.labels(self.model_name, reason, runs_on)
+            self._released[reason, runs_on] = counter
+        counter.inc()
+        self._rows(n_rows)
+
+    def took(self, n_requests: int, n_rows: int) -> None:
+        """Count requests out of the queue."""
+        self.queue_requests.dec(n_requests)
+        self.queue_rows.dec(n_rows)
+
+    def left(self, n_rows: int) -> None:
+        """Count a request out of the queue that nobody waits for any more."""
+        self._left.inc()
+        self.took(1, n_rows)
+
+
 def forget_model(model_name: str) -> None:
     """Drop what was counted of a model that was unloaded, its states excepted."""
     for metric in _PER_MODEL:
         with suppress(KeyError):
             metric.remove(model_name)
-    answered = {
-        (sample.labels["protocol"], sample.labels["status"])
-        for family in REQUESTS.collect()
+    for counter in (REQUESTS, BATCHES):
+        _forget_labels(counter, model_name)
+
+
+def _forget_labels(counter: Counter, model_name: str) -> None:
+    """Drop all children of a counter whose first label is the model's name."""
+    labels = {
+        tuple(value for name, value in sample.labels.items() if name != "model_name")
+        for family in counter.collect()
         for sample in family.samples
         if sample.labels["model_name"] == model_name
     }
-    for labels in answered:
+    for others in labels:
         with suppress(KeyError):
-            REQUESTS.remove(model_name, *labels)
+            counter.remove(model_name, *others)

@@ -29,6 +29,9 @@ __all__ = [
     "append_forwardable_headers",
 ]
 
+# The parameter of a request that wants its outputs in binary form.
+_WANTS_BINARY: Final = "binary_data_output"
+
 # What a transformer passes on to its predictor, and no more.
 _FORWARDABLE_HEADERS: Final = ("x-request-id", "x-b3-traceid", "authorization")
 
@@ -48,11 +51,15 @@ class BaseKServeModel:
         version: The version that it is; None where the model has none.
         ready: Whether it can answer; `load()` sets it.
         engine: True where `start_engine()` has to run beside the server.
+        batching: Requests that wait together run together, in one call of `predict`.
+        max_batch_size: Rows of a batch, if fewer than the server's limit.
     """
 
     version: str | None = None
     ready: bool = False
     engine: Any = False
+    batching: bool = False
+    max_batch_size: int | None = None
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -117,6 +124,14 @@ class Model(InferenceModel):
     call at a time unless `--max_concurrent_predicts` says otherwise; async ones on the event loop.
     A V1 payload is a dict of lists, a V2 payload an `InferRequest`. Which form a handler has is
     looked up once, when the model is registered.
+
+    A class that says `batching = True` has its `predict` called with the rows of several requests:
+    of V1 the `instances`, a list or an array, if their other keys and the kind of rows are equal;
+    of V2 the inputs, if their names, datatypes, trailing axes and parameters are equal. It gives
+    one result for each row, in order: a list or an array, or a dict with `predictions`, or an
+    `InferResponse`. It gets no headers, as they would be those of several requests. If it raises,
+    it is called again for the halves, until only the requests at fault fail. The other handlers run
+    for each request alone.
 
     Args:
         name: The name under which it is served.
@@ -226,8 +241,12 @@ class TensorModel(Model):
     """The contract of our servers: named arrays in, named arrays out.
 
     A subclass implements `load` and `predict_tensors` and sets `signature` in `load`. Requests are
-    checked against the signature first. A subclass of a server's model that overrides one of the
-    handlers of `Model` is served as a `Model`, and its payloads are those of one.
+    checked against the signature first. Where the signature says that axis 0 of all inputs and
+    outputs is the rows, -1, requests that wait together are one call; a model whose outputs are
+    no rows says `batching = False`. A call that is known to take less than a millisecond is made on
+    the event loop, any other on a thread of the model's. A subclass of a server's model that
+    overrides one of the handlers of `Model` is served as a `Model`, and its payloads are those of
+    one.
 
     Attributes:
         platform: The framework, for the metadata.
@@ -237,6 +256,7 @@ class TensorModel(Model):
         model_dir: The directory of the artifact; a `warmup.json` there is sent after the load.
     """
 
+    batching = True
     platform: ClassVar[str] = ""
     artifact_suffixes: ClassVar[tuple[str, ...]] = ()
 
@@ -256,7 +276,7 @@ class TensorModel(Model):
         return cls(name, model_dir)
 
     def predict_tensors(self, tensors: Tensors, options: PredictOptions) -> Tensors:
-        """Compute the outputs of a batch; called on a thread of the model's.
+        """Compute the outputs of a batch; one call at a time, unless the server is told otherwise.
 
         Args:
             tensors: By input name, as `signature` says; axis 0 is the rows where it is -1 there.
@@ -289,16 +309,36 @@ class TensorModel(Model):
         Raises:
             InvalidInput: The request does not fit the signature, or the model refused its values.
         """
-        names = [output.name for output in request.request_outputs or ()]
-        options = PredictOptions(request.parameters or {}, self.signature.check_outputs(names))
+        options = self.check_options(request)
         tensors = self.signature.check(request)
+        return self.respond(request, self.call(tensors, options))
+
+    def check_options(self, request: InferRequest) -> PredictOptions:
+        """Give what a request asks for beside its tensors.
+
+        Raises:
+            InvalidInput: It asks for an output that the model does not have.
+        """
+        names = [output.name for output in request.request_outputs or ()]
+        parameters = request.parameters or {}
+        if _WANTS_BINARY in parameters:
+            # It is the wire's, and requests of other wires may join.
+            parameters = {k: v for k, v in parameters.items() if k != _WANTS_BINARY}
+        return PredictOptions(parameters, self.signature.check_outputs(names) if names else ())
+
+    def call(self, tensors: Tensors, options: PredictOptions) -> Tensors:
+        """Call `predict_tensors`; values that do not suit the model are the client's mistake.
+
+        Raises:
+            InvalidInput: The model refused the values.
+            Exception: Whatever else it raises.
+        """
         try:
-            outputs = self.predict_tensors(tensors, options)
+            return self.predict_tensors(tensors, options)
         except InvalidInput:
             raise
         except (ValueError, TypeError) as exc:
             raise InvalidInput(str(exc)) from exc
-        return self._respond(request, outputs)
 
     # Plain here, as the servers of KServe's SDK have it.
     def predict(
@@ -323,7 +363,8 @@ class TensorModel(Model):
         )
         return v1_json.decode(v1_json.encode_response(self.infer(request)).body)
 
-    def _respond(self, request: InferRequest, outputs: Tensors) -> InferResponse:
+    def respond(self, request: InferRequest, outputs: Tensors) -> InferResponse:
+        """Put outputs into the response to a request."""
         return InferResponse(
             response_id=request.id,
             model_name=self.name,

@@ -5,7 +5,7 @@ Consecutive plain handlers run in one visit to the model's thread; async ones on
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Final, TypeVar
@@ -21,6 +21,9 @@ _STEPS: Final = {
     "explain": ("preprocess", "validate", "explain", "postprocess"),
 }
 _END: Final = object()
+
+# payload -> result, response headers
+Predict = Callable[[Any], Awaitable[tuple[Any, dict[str, str]]]]
 
 
 def default_handler(function: F) -> F:
@@ -84,10 +87,15 @@ class HandlerPipeline:
             of KServe's SDK.
         threads: Where plain handlers run; one thread of its own if None.
         metrics: Where durations go; the model's own if None.
+        predict: Called in place of the model's `predict`.
     """
 
     def __init__(
-        self, model: Any, threads: ModelThreads | None = None, metrics: ModelMetrics | None = None
+        self,
+        model: Any,
+        threads: ModelThreads | None = None,
+        metrics: ModelMetrics | None = None,
+        predict: Predict | None = None,
     ) -> None:
         self._threads = threads or ModelThreads(model.name)
         observe = (metrics or ModelMetrics(model.name)).observe
@@ -99,6 +107,11 @@ class HandlerPipeline:
             ]
             for verb, names in _STEPS.items()
         }
+        if predict is not None:
+            step = _Step("predict", _in_place(predict), True, False, observe["predict"])
+            self._plans["predict"] = [
+                step if bound.name == "predict" else bound for bound in self._plans["predict"]
+            ]
 
     async def run(
         self, payload: Any, headers: dict[str, str], verb: str
@@ -128,6 +141,24 @@ class HandlerPipeline:
                 index, result = await self._threads.run(_run_plain, steps, index, call)
                 steps[index - 1].settle(call, await awaited(result))
         return streamable(call.value, self._threads), call.response_headers
+
+
+def payload_caller(model: Any) -> Callable[[Any, dict[str, str]], Any]:
+    """Give a function of a payload and a dict for response headers that calls a model's `predict`.
+
+    It is called for no request of its own, so the request headers are empty.
+    """
+    invoke = _bind(model, "predict", _ignore).invoke
+    return lambda payload, response_headers: invoke(_Call(payload, {}, response_headers))
+
+
+def _in_place(predict: Predict) -> Callable[[_Call], Any]:
+    async def invoke(call: _Call) -> Any:
+        result, response_headers = await predict(call.value)
+        call.response_headers.update(response_headers)
+        return result
+
+    return invoke
 
 
 def streamable(result: Any, threads: ModelThreads) -> Any:

@@ -5,9 +5,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from kserve.config import ServerConfig
+from kserve.deadlines import Deadlines
 from kserve.endpoint import Endpoint, is_healthy
 from kserve.endpoints import Endpoints
-from kserve.errors import ModelNotFound, ModelNotReady
+from kserve.errors import ModelNotFound, ModelNotReady, ServerNotLive
 from kserve.executor import run_user_code
 from kserve.listing import listing, shortened
 from kserve.model import BaseKServeModel, InferenceModel, TensorModel
@@ -53,7 +54,9 @@ class DataPlane:
         self._unload_timeout_s = (
             config.grace_period_s if unload_timeout_s is None else unload_timeout_s
         )
-        self._endpoints = Endpoints(config)
+        self._deadlines = Deadlines(config.request_timeout_s)
+        self._hang_timeout_s = config.hang_timeout_s
+        self._endpoints = Endpoints(config, self._note_hang)
         self._bound = self._endpoints.bound
         self.control = ModelControl(model_registry, self._endpoints)
 
@@ -95,15 +98,17 @@ class DataPlane:
         """Run one request on a model that `find` gave; the path of every wire.
 
         Raises:
-            TooManyRequests: As many requests of the model as it takes are in flight.
+            TooManyRequests: As many requests of the model as it takes are in flight, or as many
+                rows wait.
+            DeadlineExceeded: The answer was not there in time.
             Exception: Whatever the model raises.
         """
-        admission = endpoint.admission
+        admission, in_flight = endpoint.admission, endpoint.metrics.in_flight
         admission.enter()
-        in_flight = endpoint.metrics.in_flight
         in_flight.inc()
         try:
-            return await endpoint.run(request, headers, verb)
+            with self._deadlines.limit():
+                return await endpoint.run(request, headers, verb)
         finally:
             in_flight.dec()
             admission.leave()
@@ -154,9 +159,14 @@ class DataPlane:
         """
         return (await self.find(name)).model
 
-    @staticmethod
-    async def live() -> dict[str, str]:
-        """Answer that the process lives."""
+    async def live(self) -> dict[str, str]:
+        """Answer that the process lives.
+
+        Raises:
+            ServerNotLive: A call of a model has hung: only a new process can end it.
+        """
+        if self._endpoints.have_hung():
+            raise ServerNotLive(self._hang_reason())
         return {"status": "alive"}
 
     async def ready(self) -> bool:
@@ -288,6 +298,18 @@ class DataPlane:
         await self.control.unload(name, self._unload_timeout_s)
         # Whoever unloads a model that was given at start does without it.
         self.required_models = [required for required in self.required_models if required != name]
+
+    def _note_hang(self, model: BaseKServeModel, has_hung: bool) -> None:
+        """Take a model out of service whose call has hung, or back into it."""
+        model.ready = not has_hung
+        state = ModelState.UNAVAILABLE if has_hung else ModelState.READY
+        reason = self._hang_reason() if has_hung else ""
+        for name, served in self._model_registry.get_models().items():
+            if served is model:
+                self._model_registry.set_status(name, state, reason)
+
+    def _hang_reason(self) -> str:
+        return f"A call has not returned for {self._hang_timeout_s:g} s (--hang_timeout_s)."
 
     def _require_repository_api(self) -> None:
         if not self.has_repository_api:

@@ -6,6 +6,7 @@ https://github.com/kserve/open-inference-protocol/blob/main/specification/protoc
 https://github.com/triton-inference-server/common/blob/main/protobuf/grpc_service.proto
 """
 
+import asyncio
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -17,6 +18,7 @@ from collections.abc import (
 from contextlib import aclosing
 from typing import Any, Final
 
+from kserve.batcher import deadline_var
 from kserve.endpoint import Endpoint
 from kserve.errors import InferenceError, InvalidInput, describe
 from kserve.logging import request_id_var
@@ -62,7 +64,12 @@ class InferenceServicer(GRPCInferenceServiceServicer):
     async def ServerLive(
         self, request: pb.ServerLiveRequest, context: Any
     ) -> pb.ServerLiveResponse:
-        """Answer that the process lives."""
+        """Answer that the process lives.
+
+        Raises:
+            ServerNotLive: A call of a model has hung.
+        """
+        await self._dataplane.live()
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(
@@ -228,6 +235,9 @@ class InferenceServicer(GRPCInferenceServiceServicer):
         return codec.decode_request(message, raws), endpoint
 
     async def _run(self, endpoint: Endpoint, request: InferRequest, context: Any) -> Any:
+        left_s = None if context is None else context.time_remaining()
+        if left_s is not None:
+            deadline_var.set(asyncio.get_running_loop().time() + left_s)
         headers = {} if endpoint.takes_tensors else to_headers(context)
         result, response_headers = await self._dataplane.run(endpoint, request, headers, "predict")
         if response_headers:

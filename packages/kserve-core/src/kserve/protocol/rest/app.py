@@ -59,7 +59,7 @@ class RestApp:
         self._other_metrics = AnswerMetrics("")
         self._router = Router(
             routes=[
-                Route("/", _live),
+                Route("/", self._live),
                 Route("/metrics", self._metrics),
                 *v1.routes(dataplane),
                 *v2.routes(dataplane),
@@ -94,6 +94,9 @@ class RestApp:
     def is_draining(self) -> bool:
         """Whether the server is shutting down."""
         return self._dataplane.is_draining
+
+    async def _live(self, request: Request) -> Response:
+        return JSONResponse(await self._dataplane.live())
 
     async def _metrics(self, request: Request) -> Response:
         self._dataplane.model_registry.publish_states()
@@ -189,10 +192,6 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
     headers = {"x-request-id": request_id_of(given)}
     error = {"error": str(ServerNotReady(_DRAINING))}
     await JSONResponse(error, 503, headers)(scope, receive, send)
-
-
-async def _live(request: Request) -> Response:
-    return JSONResponse(await DataPlane.live())
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:

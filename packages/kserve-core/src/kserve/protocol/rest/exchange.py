@@ -12,8 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from kserve.config import CloudEventConfig
 from kserve.errors import InferenceServerError, describe
-from kserve.listing import shortened
-from kserve.logging import logger, request_id_var, trace_logger
+from kserve.logging import log_request, logger, request_id_var
 from kserve.metrics import AnswerMetrics
 from kserve.protocol.codec.encoded_json import EncodedJson
 from kserve.protocol.codec.v2_binary import EncodedBinary
@@ -288,14 +287,8 @@ class Exchange:
         status = self._outcome or self.status or _CLIENT_CLOSED
         self.metrics.count_answer(self.protocol, status)
         if log and self.model_name:
-            fields = {
-                "request_id": self.request_id,
-                "model": shortened(self.model_name),
-                "protocol": self.protocol,
-                "status": status,
-                "duration_ms": round((perf_counter() - self._started) * 1000, 3),
-            }
-            trace_logger.info("request", extra={"fields": fields})
+            seconds = perf_counter() - self._started
+            log_request(self.request_id, self.model_name, self.protocol, status, seconds)
 
     def _wire(self) -> Wire | None:
         return cast(Wire | None, self.scope.get(WIRE))

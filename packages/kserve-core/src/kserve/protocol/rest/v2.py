@@ -59,6 +59,7 @@ def routes(dataplane: DataPlane) -> list[Route]:
         return JSONResponse(dataplane.metadata())
 
     async def live(request: Request) -> Response:
+        await dataplane.live()
         return JSONResponse({"live": True})
 
     async def ready(request: Request) -> Response:

@@ -1,0 +1,458 @@
+"""Rows that wait together run together: one queue for the requests of one model.
+
+A batch is whatever waits when the model is free. It takes the oldest request and those after it
+that may join it, up to a number of rows; a larger request runs alone, whole. A batch that fails is
+halved until the culprits fail alone.
+"""
+
+import asyncio
+import contextvars
+import math
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Hashable
+from contextvars import ContextVar
+from copy import copy
+from time import perf_counter, thread_time
+from typing import Any, Final
+
+from kserve.cost_estimate import CostEstimate
+from kserve.errors import RowCountError, TooManyRequests
+from kserve.executor import ModelThreads, raisable
+from kserve.logging import logger, request_id_var
+from kserve.metrics import BatchMetrics
+
+# What a batch may take on the event loop, in seconds: ten times what a thread's switch costs, and
+# too little for a probe or another model's request to notice.
+_MAX_ON_LOOP_S: Final = 1e-3
+
+# So many failed batches in so many seconds, and the model runs unbatched for a while: halving costs
+# every neighbour of a culprit log2(n) further runs.
+_MAX_FAILURES: Final = 3
+_FAILURES_S: Final = 10.0
+_UNBATCHED_S: Final = 30.0
+
+# Before a deadline the batch is released early enough for what the estimate does not know.
+_DEADLINE_MARGIN_S: Final = 0.005
+
+# What a client is told to wait at most: it is an estimate of a queue that grows and shrinks.
+_MAX_RETRY_AFTER_S: Final = 60
+
+# The event loop's time by which a client wants its answer, where it said so.
+deadline_var: ContextVar[float] = ContextVar("kserve_deadline", default=math.inf)
+
+# Values that run together -> one result for each.
+Run = Callable[[list[Any]], list[Any]]
+RunAsync = Callable[[list[Any]], Awaitable[list[Any]]]
+
+
+class BatchLimits:
+    """What one model's batches and queue are bounded by.
+
+    Attributes:
+        max_batch_size: Rows of a batch, 1 or more; a larger request runs alone.
+        max_batch_delay_s: Seconds that a free model waits for a batch to fill, 0 or more.
+        max_queued_rows: Rows that may wait; further requests are refused.
+        max_running: Batches that may run at the same time, 1 or more.
+    """
+
+    __slots__ = ("max_batch_delay_s", "max_batch_size", "max_queued_rows", "max_running")
+
+    def __init__(
+        self,
+        max_batch_size: int,
+        max_batch_delay_s: float = 0.0,
+        max_queued_rows: int = 1 << 17,
+        max_running: int = 1,
+    ) -> None:
+        self.max_batch_size = max_batch_size
+        self.max_batch_delay_s = max_batch_delay_s
+        self.max_queued_rows = max_queued_rows
+        self.max_running = max_running
+
+
+class _Item:
+    """One request in the queue, then in a batch."""
+
+    __slots__ = ("batch", "deadline", "future", "key", "n_rows", "queued_at", "result", "value")
+
+    def __init__(
+        self, value: Any, key: Hashable, n_rows: int, future: asyncio.Future[None], deadline: float
+    ) -> None:
+        self.value = value
+        self.key = key
+        self.n_rows = n_rows
+        self.future = future
+        self.deadline = deadline
+        self.queued_at = perf_counter()
+        # Not in the future: the event loop holds on to that for longer than to this.
+        self.result: Any = None
+        self.batch: _Batch | None = None
+
+
+class _Group:
+    """The requests in the queue that may join one another, oldest first."""
+
+    __slots__ = ("deadline", "items", "n_rows")
+
+    def __init__(self) -> None:
+        self.items: OrderedDict[_Item, None] = OrderedDict()
+        self.n_rows = 0
+        # The earliest of all that have been in it.
+        self.deadline = math.inf
+
+
+class _Batch:
+    """Requests that run together, and what came of it."""
+
+    __slots__ = (
+        "cpu_seconds",
+        "error",
+        "is_part",
+        "items",
+        "n_rows",
+        "n_waiting",
+        "results",
+        "seconds",
+        "task",
+    )
+
+    def __init__(self, items: list[_Item], *, is_part: bool) -> None:
+        self.items = items
+        self.is_part = is_part
+        self.n_rows = sum(item.n_rows for item in items)
+        self.n_waiting = len(items)
+        self.results: list[Any] = []
+        self.error: Exception | None = None
+        self.seconds = self.cpu_seconds = 0.0
+        self.task: asyncio.Task[None] | None = None
+        for item in items:
+            item.batch = self
+
+    def run(self, function: Run) -> None:
+        """Run it on the calling thread, and time it; never raises."""
+        cpu_started, started = thread_time(), perf_counter()
+        try:
+            self.results = function([item.value for item in self.items])
+        except BaseException as exc:
+            self.error = raisable(exc)
+        self.seconds = perf_counter() - started
+        self.cpu_seconds = thread_time() - cpu_started
+
+    async def run_async(self, function: RunAsync) -> None:
+        """Run it on the event loop, between other things; never raises but CancelledError."""
+        try:
+            self.results = await function([item.value for item in self.items])
+        except Exception as exc:
+            self.error = exc
+
+
+class Batcher:
+    """Queues the requests of one model and runs them in batches; for its event loop.
+
+    Args:
+        run: Runs values of equal keys, or one value of key None; blocks. Gives as many results.
+        threads: Where it runs.
+        limits: Sizes and numbers.
+        metrics: Where batches are counted.
+        may_run_on_loop: Batches that are known to be cheap run on the event loop.
+        run_async: In place of `run`, for what is awaited on the event loop.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        threads: ModelThreads,
+        limits: BatchLimits,
+        metrics: BatchMetrics,
+        *,
+        may_run_on_loop: bool = False,
+        run_async: RunAsync | None = None,
+    ) -> None:
+        # configuration
+        self._run = run
+        self._run_async = run_async
+        self._threads = threads
+        self._limits = limits
+        self._metrics = metrics
+        self._may_run_on_loop = may_run_on_loop
+        # Batches belong to no request: what they log is under no request's id.
+        self._context = contextvars.copy_context()
+        self._context.run(request_id_var.set, "")
+
+        # queue
+        self._queue: OrderedDict[_Item, None] = OrderedDict()
+        self._groups: dict[Hashable, _Group] = {}
+        self._n_rows = 0
+        # Parts of failed batches, which go first.
+        self._parts: deque[list[_Item]] = deque()
+        self._is_release_due = False
+        self._delay_timer: asyncio.TimerHandle | None = None
+
+        # running batches
+        self._n_running = 0
+        self._estimate = CostEstimate()
+        self._failures: deque[float] = deque(maxlen=_MAX_FAILURES)
+        self._unbatched_until = 0.0
+
+    async def submit(self, value: Any, key: Hashable, n_rows: int) -> Any:
+        """Queue one request and wait for its result.
+
+        A caller that is cancelled takes its request out of the queue.
+
+        Args:
+            value: What `run` gets.
+            key: Requests of equal keys may join; None runs alone.
+            n_rows: Its rows.
+
+        Returns:
+            What `run` gave for it.
+
+        Raises:
+            TooManyRequests: As many rows as may wait are waiting.
+            Exception: Whatever `run` raises for it alone.
+        """
+        if self._queue and self._n_rows + n_rows > self._limits.max_queued_rows:
+            raise self._refusal(n_rows)
+        loop = asyncio.get_running_loop()
+        item = _Item(value, key, n_rows, loop.create_future(), deadline_var.get())
+        self._put(item)
+        self._schedule(loop, item)
+        try:
+            await item.future
+        except asyncio.CancelledError:
+            self._leave(item)
+            raise
+        return item.result
+
+    def _refusal(self, n_rows: int) -> TooManyRequests:
+        limits = self._limits
+        n_batches = math.ceil(self._n_rows / limits.max_batch_size)
+        wait_s = n_batches * self._estimate.seconds(limits.max_batch_size)
+        return TooManyRequests(
+            f"{self._n_rows} rows wait for this model, {n_rows} more would be over "
+            f"{limits.max_queued_rows} (--max_queued_rows)",
+            max(1, math.ceil(min(wait_s, _MAX_RETRY_AFTER_S))),
+        )
+
+    # The queue.
+
+    def _put(self, item: _Item) -> None:
+        self._queue[item] = None
+        self._n_rows += item.n_rows
+        self._metrics.queue_rows.inc(item.n_rows)
+        self._metrics.queue_requests.inc()
+        if item.key is None:
+            return
+        group = self._groups.get(item.key)
+        if group is None:
+            group = self._groups[item.key] = _Group()
+        group.items[item] = None
+        group.n_rows += item.n_rows
+        group.deadline = min(group.deadline, item.deadline)
+
+    def _take(self, item: _Item) -> None:
+        del self._queue[item]
+        self._n_rows -= item.n_rows
+        if item.key is None:
+            return
+        group = self._groups[item.key]
+        del group.items[item]
+        group.n_rows -= item.n_rows
+        if not group.items:
+            del self._groups[item.key]
+
+    def _leave(self, item: _Item) -> None:
+        """Forget a request whose caller has gone."""
+        if item in self._queue:
+            self._take(item)
+            self._metrics.left(item.n_rows)
+        elif item.batch is not None:
+            item.batch.n_waiting -= 1
+            if item.batch.n_waiting == 0 and item.batch.task is not None:
+                item.batch.task.cancel()
+        item.value = None
+
+    # When a batch is released.
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop, item: _Item | None = None) -> None:
+        """Look for a batch at the loop's next turn: what arrives in this one is part of it."""
+        if self._is_release_due or self._n_running >= self._limits.max_running:
+            return
+        if self._delay_timer is not None:
+            # A batch is waiting to fill, and this request may have filled it or be in more hurry.
+            if item is None or (item.deadline == math.inf and not self._is_full(item.key)):
+                return
+            self._delay_timer.cancel()
+            self._delay_timer = None
+        self._is_release_due = True
+        loop.call_soon(self._release, loop, context=self._context)
+
+    def _is_full(self, key: Hashable) -> bool:
+        group = self._groups.get(key)
+        return group is None or group.n_rows >= self._limits.max_batch_size
+
+    def _release(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start the next batch if there is one and it need not wait."""
+        self._is_release_due = False
+        self._delay_timer = None
+        while self._n_running < self._limits.max_running:
+            batch, reason = self._next_part() or self._next_batch(loop)
+            if batch is None:
+                return
+            if self._runs_on_loop(batch):
+                self._metrics.released(reason, "loop", batch.n_rows)
+                batch.run(self._run)
+                self._finish(batch, on_loop=True)
+                # Others have their turn before the next one.
+                self._go_on(loop)
+                return
+            self._start(loop, batch, reason)
+
+    def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._parts or self._queue:
+            self._schedule(loop)
+
+    def _next_part(self) -> tuple[_Batch, str] | None:
+        while self._parts:
+            items = [item for item in self._parts.popleft() if not item.future.done()]
+            if items:
+                return _Batch(items, is_part=True), "retry"
+        return None
+
+    def _next_batch(self, loop: asyncio.AbstractEventLoop) -> tuple[_Batch | None, str]:
+        if not self._queue:
+            return None, ""
+        head = next(iter(self._queue))
+        reason = self._release_reason(loop, head)
+        return (_Batch(self._form(head), is_part=False) if reason else None), reason
+
+    def _release_reason(self, loop: asyncio.AbstractEventLoop, head: _Item) -> str:
+        """Give why the oldest request's batch may start now; empty after setting a timer."""
+        delay_s = self._limits.max_batch_delay_s
+        if head.key is None or delay_s <= 0:
+            return "full" if head.key is not None and self._is_full(head.key) else "free"
+        if self._is_full(head.key):
+            return "full"
+        left_s = head.queued_at + delay_s - perf_counter()
+        if left_s <= 0:
+            return "delay"
+        group = self._groups[head.key]
+        estimate = self._estimate.seconds(self._limits.max_batch_size)
+        run_s = (0.0 if math.isinf(estimate) else estimate) + _DEADLINE_MARGIN_S
+        to_deadline_s = group.deadline - loop.time() - run_s
+        if to_deadline_s <= 0:
+            return "deadline"
+        wait_s = min(left_s, to_deadline_s)
+        self._delay_timer = loop.call_later(wait_s, self._release, loop, context=self._context)
+        return ""
+
+    def _form(self, head: _Item) -> list[_Item]:
+        """Take the oldest request, and those that may join it, out of the queue."""
+        items = [head]
+        if head.key is not None and not self._is_unbatched():
+            n_left = self._limits.max_batch_size - head.n_rows
+            for item in self._groups[head.key].items:
+                if item is head:
+                    continue
+                if item.n_rows > n_left:
+                    break
+                items.append(item)
+                n_left -= item.n_rows
+        now = perf_counter()
+        for item in items:
+            self._take(item)
+            self._metrics.waited(now - item.queued_at)
+        self._metrics.took(len(items), sum(item.n_rows for item in items))
+        return items
+
+    # Where it runs, and what comes of it.
+
+    def _runs_on_loop(self, batch: _Batch) -> bool:
+        return self._may_run_on_loop and self._estimate.seconds(batch.n_rows) < _MAX_ON_LOOP_S
+
+    def _start(self, loop: asyncio.AbstractEventLoop, batch: _Batch, reason: str) -> None:
+        running: asyncio.Future[None]
+        if self._run_async is None:
+            self._metrics.released(reason, "thread", batch.n_rows)
+            try:
+                running = self._threads.submit(batch.run, self._run)
+            except RuntimeError as exc:
+                # No thread can be started.
+                _fail(batch.items, exc)
+                return
+        else:
+            self._metrics.released(reason, "loop", batch.n_rows)
+            work = batch.run_async(self._run_async)
+            running = batch.task = loop.create_task(work, context=self._context.copy())
+        self._n_running += 1
+
+        def done(ended: asyncio.Future[None]) -> None:
+            self._n_running -= 1
+            if ended.cancelled():
+                # Nobody waits for it any more.
+                for item in batch.items:
+                    item.future.cancel()
+            else:
+                self._finish(batch, on_loop=False)
+            self._go_on(loop)
+
+        running.add_done_callback(done, context=self._context)
+
+    def _finish(self, batch: _Batch, *, on_loop: bool) -> None:
+        """Give every request of a batch its result, or make parts of it to try again."""
+        error = batch.error
+        if error is None and len(batch.results) != len(batch.items):
+            error = RowCountError(
+                f"{len(batch.results)} results for a batch of {len(batch.items)} requests"
+            )
+        if error is None:
+            if self._run_async is None:
+                self._estimate.add(batch.n_rows, batch.seconds, batch.cpu_seconds, on_loop=on_loop)
+            for item, result in zip(batch.items, batch.results, strict=True):
+                if not item.future.done():
+                    item.result = result
+                    item.future.set_result(None)
+        else:
+            self._fail_or_halve(batch, error)
+        # They refer to one another: without this the arrays would wait for the collector.
+        batch.items = []
+        batch.results = []
+
+    def _fail_or_halve(self, batch: _Batch, error: Exception) -> None:
+        if len(batch.items) == 1:
+            _fail(batch.items, error)
+            return
+        if not batch.is_part:
+            self._note_failure()
+        if isinstance(error, RowCountError):
+            # Whoever gives too few rows to many requests does not know which were whose.
+            _fail(batch.items, error)
+        else:
+            middle = len(batch.items) // 2
+            self._parts.extendleft([batch.items[middle:], batch.items[:middle]])
+
+    def _is_unbatched(self) -> bool:
+        return perf_counter() < self._unbatched_until
+
+    def _note_failure(self) -> None:
+        now = perf_counter()
+        self._failures.append(now)
+        is_often = len(self._failures) == _MAX_FAILURES and now - self._failures[0] < _FAILURES_S
+        if is_often and not self._is_unbatched():
+            self._unbatched_until = now + _UNBATCHED_S
+            self._failures.clear()
+            self._metrics.unbatched_spells.inc()
+            logger.warning(
+                "Model %s: %d batches failed in %.0f s, requests run one by one for %.0f s",
+                self._metrics.model_name,
+                _MAX_FAILURES,
+                _FAILURES_S,
+                _UNBATCHED_S,
+            )
+
+
+def _fail(items: list[_Item], error: Exception) -> None:
+    for item in items:
+        if not item.future.done():
+            # Each raises its own, and adds to its traceback.
+            item.future.set_exception(copy(error) if len(items) > 1 else error)

@@ -1,0 +1,207 @@
+"""The payloads of a user's model as one call of its `predict`, where `batching = True`."""
+
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from kserve.errors import InvalidInput, RowCountError
+from kserve.protocol.infer_type import InferInput, InferOutput, InferRequest, InferResponse
+
+# payload, response headers to fill -> result, or something to await
+Predict = Callable[[Any, dict[str, str]], Any]
+
+# A result and the response headers that go with it.
+Answer = tuple[Any, dict[str, str]]
+
+# Where V1 has its rows.
+_ROWS_KEYS = ("instances", "inputs")
+
+
+@dataclass(slots=True)
+class PayloadCall:
+    """One payload on its way to `predict`.
+
+    Attributes:
+        payload: What `preprocess` and `validate` left of the request.
+        key: Payloads of equal keys may join; None runs alone.
+        n_rows: Its rows, at least 1.
+    """
+
+    payload: Any
+    key: Hashable
+    n_rows: int
+
+
+class PayloadBatches:
+    """Runs the payloads of one model together.
+
+    Args:
+        predict: Calls the model's `predict`.
+    """
+
+    def __init__(self, predict: Predict) -> None:
+        self._predict = predict
+
+    @staticmethod
+    def prepare(payload: Any) -> PayloadCall:
+        """Look at which others a payload may join."""
+        if isinstance(payload, InferRequest):
+            key, n_rows = _request_key(payload)
+        else:
+            key, n_rows = _rows_key(payload)
+        return PayloadCall(payload, key, max(n_rows, 1))
+
+    def run(self, calls: list[PayloadCall]) -> list[Answer]:
+        """Call a plain `predict` once for payloads of equal keys; blocks.
+
+        Raises:
+            RowCountError: The result has not as many rows as the payloads.
+            Exception: Whatever `predict` raises.
+        """
+        headers: dict[str, str] = {}
+        return _split(self._predict(_join(calls), headers), headers, calls)
+
+    async def run_async(self, calls: list[PayloadCall]) -> list[Answer]:
+        """Call an async `predict`; as `run`."""
+        headers: dict[str, str] = {}
+        result: Awaitable[Any] = self._predict(_join(calls), headers)
+        return _split(await result, headers, calls)
+
+
+def _rows_key(payload: Any) -> tuple[Hashable, int]:
+    """Give what two V1 payloads must have in common, and the rows; None for one that runs alone."""
+    name = next((key for key in _ROWS_KEYS if isinstance(payload, dict) and key in payload), "")
+    rows = payload[name] if name else None
+    if not isinstance(rows, list | np.ndarray) or np.ndim(rows[:0]) == 0 or len(rows) == 0:
+        return None, 1
+    others = {key: value for key, value in payload.items() if key != name}
+    if isinstance(rows, np.ndarray):
+        kind: Hashable = rows.dtype, rows.shape[1:]
+    else:
+        kind = _kind(rows[0])
+    return ("v1", name, kind, repr(others)), len(rows)
+
+
+def _kind(value: Any) -> Hashable:
+    """Describe a row: how it is nested, its columns, and whether it holds text or numbers."""
+    if isinstance(value, Mapping):
+        return tuple(sorted((str(key), _kind(item)) for key, item in value.items()))
+    if isinstance(value, list):
+        return len(value), _kind(value[0]) if value else None
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape
+    # An integer in a column of floats is one by accident of its value.
+    return "number" if isinstance(value, int | float) else type(value).__name__
+
+
+def _request_key(request: InferRequest) -> tuple[Hashable, int]:
+    """Give what two V2 requests must have in common, and the rows; None for one that runs alone."""
+    counts = {tuple(tensor.shape[:1]) for tensor in request.inputs}
+    if len(counts) != 1 or counts <= {(), (0,)}:
+        return None, 1
+    inputs = tuple(
+        (tensor.name, tensor.datatype, tuple(tensor.shape[1:]), repr(tensor.parameters))
+        for tensor in request.inputs
+    )
+    outputs = repr(request.request_outputs)
+    key = "v2", inputs, repr(request.parameters), outputs, bool(request.from_grpc)
+    return key, counts.pop()[0]
+
+
+def _join(calls: list[PayloadCall]) -> Any:
+    first = calls[0].payload
+    if len(calls) == 1:
+        return first
+    payloads = [call.payload for call in calls]
+    if isinstance(first, InferRequest):
+        return _join_requests(payloads)
+    name = next(key for key in _ROWS_KEYS if key in first)
+    rows = [payload[name] for payload in payloads]
+    joined = np.concatenate(rows) if isinstance(rows[0], np.ndarray) else list(chain(*rows))
+    return {**first, name: joined}
+
+
+def _join_requests(requests: list[InferRequest]) -> InferRequest:
+    first = requests[0]
+    inputs = []
+    for i, tensor in enumerate(first.inputs):
+        arrays = [request.inputs[i].as_numpy() for request in requests]
+        array = np.concatenate(arrays)
+        inputs.append(
+            InferInput.from_array(
+                tensor.name, list(array.shape), tensor.datatype, array, tensor.parameters
+            )
+        )
+    return InferRequest(
+        first.model_name,
+        inputs,
+        parameters=first.parameters,
+        request_outputs=first.request_outputs,
+        from_grpc=bool(first.from_grpc),
+        model_version=first.model_version,
+    )
+
+
+def _split(result: Any, headers: dict[str, str], calls: list[PayloadCall]) -> list[Answer]:
+    if len(calls) == 1:
+        return [(result, headers)]
+    if isinstance(result, dict) and "outputs" in result:
+        result = _read_result(result)
+    results: list[Any]
+    if isinstance(result, InferResponse):
+        results = _split_response(result, calls)
+    elif isinstance(result, dict):
+        pieces = _split_rows(result.get("predictions"), calls)
+        results = [{**result, "predictions": piece} for piece in pieces]
+    else:
+        results = _split_rows(result, calls)
+    return [(part, dict(headers)) for part in results]
+
+
+def _read_result(result: dict[str, Any]) -> InferResponse:
+    try:
+        return InferResponse.from_rest(result)
+    except InvalidInput as exc:
+        raise RowCountError(f"the model's result is no inference response: {exc}") from exc
+
+
+def _split_rows(rows: Any, calls: list[PayloadCall]) -> list[Any]:
+    n_rows = sum(call.n_rows for call in calls)
+    if not isinstance(rows, list | tuple | np.ndarray) or len(rows) != n_rows:
+        got = f"{len(rows)}" if hasattr(rows, "__len__") else type(rows).__name__
+        raise RowCountError(f"expected {n_rows} predictions, one for each row, got {got}")
+    pieces = []
+    start = 0
+    for call in calls:
+        pieces.append(rows[start : start + call.n_rows])
+        start += call.n_rows
+    return pieces
+
+
+def _split_response(response: InferResponse, calls: list[PayloadCall]) -> list[InferResponse]:
+    arrays = [output.as_numpy().reshape(output.shape or (1,)) for output in response.outputs]
+    pieces = [_split_rows(array, calls) for array in arrays]
+    return [
+        InferResponse(
+            None,
+            response.model_name,
+            [
+                InferOutput.from_array(
+                    output.name,
+                    list(piece[i].shape),
+                    output.datatype,
+                    piece[i].reshape(-1),
+                    output.parameters,
+                )
+                for output, piece in zip(response.outputs, pieces, strict=True)
+            ],
+            response.model_version,
+            parameters=response.parameters,
+            use_binary_outputs=call.payload.use_binary_outputs,
+            requested_outputs=call.payload.request_outputs,
+        )
+        for i, call in enumerate(calls)
+    ]

@@ -1,0 +1,127 @@
+"""The requests of a `TensorModel` as one call of it: which may join, how rows are put together."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+import numpy as np
+
+from kserve.errors import RowCountError
+from kserve.model import PredictOptions, TensorModel
+from kserve.protocol.infer_type import InferRequest
+from kserve.signature import Signature, Tensors
+
+
+@dataclass(slots=True)
+class TensorCall:
+    """One request, checked.
+
+    Attributes:
+        tensors: As the signature has them.
+        options: What else it asks for.
+        key: Calls of equal keys may join; None runs alone.
+        n_rows: Its rows, at least 1.
+    """
+
+    tensors: Tensors
+    options: PredictOptions
+    key: Hashable
+    n_rows: int
+
+
+class TensorBatches:
+    """Checks the requests of one model and runs them together.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: TensorModel) -> None:
+        self._model = model
+        self._signature: Signature | None = None
+        self._has_rows = False
+
+    def check(self, request: InferRequest) -> TensorCall:
+        """Check a request against the signature.
+
+        Raises:
+            InvalidInput: It does not fit.
+        """
+        model = self._model
+        signature = model.signature
+        if signature is not self._signature:
+            self._signature = signature
+            self._has_rows = model.batching and has_rows(signature)
+        options = model.check_options(request)
+        tensors = signature.check(request)
+        n_rows = _n_rows(tensors)
+        key = None
+        if self._has_rows and n_rows > 0:
+            inputs = tuple([(name, a.dtype, a.shape[1:]) for name, a in tensors.items()])
+            key = (inputs, options.outputs, _parameters_key(options))
+        return TensorCall(tensors, options, key, max(n_rows, 1))
+
+    def run(self, calls: list[TensorCall]) -> list[Tensors]:
+        """Call the model once for calls of equal keys, or for one; blocks.
+
+        Returns:
+            The outputs of each.
+
+        Raises:
+            InvalidInput: The model refused the values.
+            RowCountError: An output has not as many rows as the inputs.
+            Exception: Whatever else the model raises.
+        """
+        first = calls[0]
+        tensors = first.tensors if len(calls) == 1 else _join(calls)
+        outputs = self._model.call(tensors, first.options)
+        if first.key is None:
+            return [outputs]
+        counts = [call.n_rows for call in calls]
+        _check_rows(outputs, sum(counts))
+        return [outputs] if len(calls) == 1 else _split(outputs, counts)
+
+
+def has_rows(signature: Signature) -> bool:
+    """Say whether axis 0 of everything that a model takes and gives is the rows."""
+    specs = (*signature.inputs, *signature.outputs, *signature.optional_outputs)
+    is_known = bool(signature.inputs and signature.outputs)
+    return is_known and all(spec.shape[:1] == (-1,) for spec in specs)
+
+
+def _n_rows(tensors: Tensors) -> int:
+    """Give the length of the axis 0 that all tensors share; 0 where there is none."""
+    lengths = {array.shape[:1] for array in tensors.values()}
+    if len(lengths) != 1 or lengths == {()}:
+        return 0
+    ((n_rows,),) = lengths
+    return int(n_rows)
+
+
+def _parameters_key(options: PredictOptions) -> Hashable:
+    # 1, 1.0 and True are equal, and not the same to a model; a list has no hash.
+    return tuple([(name, repr(value)) for name, value in sorted(options.parameters.items())])
+
+
+def _join(calls: list[TensorCall]) -> Tensors:
+    return {
+        name: np.concatenate([call.tensors[name] for call in calls]) for name in calls[0].tensors
+    }
+
+
+def _check_rows(outputs: Tensors, n_rows: int) -> None:
+    for name, array in outputs.items():
+        if array.shape[:1] != (n_rows,):
+            raise RowCountError(
+                f"output {name!r}: expected {n_rows} rows, as many as the inputs have, got shape "
+                f"{list(array.shape)}"
+            )
+
+
+def _split(outputs: Tensors, counts: list[int]) -> list[Tensors]:
+    pieces = []
+    start = 0
+    for count in counts:
+        end = start + count
+        pieces.append({name: array[start:end] for name, array in outputs.items()})
+        start = end
+    return pieces
