@@ -138,6 +138,8 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Close the connection if it is idle, or else after the response, or without the rest."""
+        if self.transport.is_closing():
+            return
         if not self._is_amid_head and not self._has_unread():
             super().shutdown()
         self._watch_for_stall()
