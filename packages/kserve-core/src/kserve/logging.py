@@ -29,7 +29,7 @@ trace_logger = logging.getLogger(KSERVE_TRACE_LOGGER_NAME)
 request_id_var: ContextVar[str] = ContextVar("kserve_request_id", default="")
 
 # Where a record of a request would say that it was made.
-_PLACE: Final = "logging.py:log_request"
+_REQUEST_HEAD: Final = f"INFO {KSERVE_TRACE_LOGGER_NAME} [logging.py:log_request] request"
 
 KSERVE_LOG_CONFIG: Final[dict[str, Any]] = {
     "version": 1,
@@ -70,8 +70,11 @@ class TextFormatter(logging.Formatter):
     def request_line(fields: Mapping[str, Any]) -> str:
         """Give the line of a request without a record; as `format` would."""
         time = datetime.now().isoformat(" ", "milliseconds")
-        head = f"{time} {os.getpid()} INFO {KSERVE_TRACE_LOGGER_NAME} [{_PLACE}] request"
-        return " ".join([head, *_texts(fields)])
+        return (
+            f"{time} {os.getpid()} {_REQUEST_HEAD} request_id={fields['request_id']} "
+            f"model={_quote(fields['model'])} protocol={fields['protocol']} "
+            f"status={fields['status']} duration_ms={fields['duration_ms']}"
+        )
 
 
 class JSONFormatter(logging.Formatter):

@@ -17,7 +17,8 @@ from kserve.metrics import AnswerMetrics
 from kserve.protocol.codec.encoded_json import EncodedJson
 from kserve.protocol.codec.v2_binary import EncodedBinary
 from kserve.protocol.rest.compression import MIN_COMPRESSED_BYTES, Compression, RawHeaders
-from kserve.protocol.rest.http import WIRE, Wire, request_id_of
+from kserve.protocol.rest.http import WIRE, Wire
+from kserve.request_ids import request_id_of
 
 # body, headers -> body, headers
 Wrap = Callable[[bytes, RawHeaders], tuple[bytes, RawHeaders]]
@@ -115,7 +116,8 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._started = perf_counter()
-        self.request_id = request_id_of(self.header(b"x-request-id"))
+        given = self.fields.get(b"x-request-id")
+        self.request_id = request_id_of(given.decode("latin-1") if given else None)
         request_id_var.set(self.request_id)
 
     def header(self, name: bytes) -> bytes | None:
