@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
-from typing import Final, cast
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final, cast
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -15,6 +16,7 @@ from kserve.logging import logger
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest.app import Application, RestApp
 from kserve.protocol.rest.http import ConnectionState, HTTPProtocol
+from kserve.protocol.rest.intake import Intake
 
 # Connections that wait to be accepted; as uvicorn's default.
 _BACKLOG: Final = 2048
@@ -42,6 +44,7 @@ class RESTServer:
         log_requests: Whether each inference request leaves a line in the log.
         max_decompressed_bytes: What a compressed request body may become.
         cloudevents: What the events say that answer events.
+        intake: The limits on what comes over its connections.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class RESTServer:
         log_requests: bool = True,
         max_decompressed_bytes: int = DEFAULT_MAX_DECOMPRESSED_BYTES,
         cloudevents: CloudEventConfig | None = None,
+        intake: Intake | None = None,
     ) -> None:
         self.dataplane = data_plane
         self._host = host
@@ -70,12 +74,15 @@ class RESTServer:
         )
         self._app = _imported() if isinstance(app, str) else app
         self._task: asyncio.Task[None] | None = None
+        application = self.create_application()
         self.config = uvicorn.Config(
-            self.create_application(),
+            application,
             loop=event_loop,
-            http=HTTPProtocol,
+            http=cast(type[HTTPProtocol], partial(HTTPProtocol, intake or Intake())),
             ws="none",
             lifespan="off",
+            # Nothing of ours asks for the address of a client behind a proxy.
+            proxy_headers=application is not self._rest_app,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -153,13 +160,13 @@ class _Uvicorn(uvicorn.Server):
 
     def drain(self) -> None:
         self._state.is_draining = True
-        for connection in self._connections():
+        for connection in self._protocols():
             connection.drain()
 
     async def finish(self, grace_period_s: float) -> None:
         self.drain()
         await self._close_listener()
-        for connection in self._connections():
+        for connection in list(self._state.connections):
             connection.shutdown()
         try:
             async with asyncio.timeout(grace_period_s):
@@ -172,8 +179,10 @@ class _Uvicorn(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    def _connections(self) -> list[HTTPProtocol]:
-        return cast(list[HTTPProtocol], list(self._state.connections))
+    def _protocols(self) -> list[HTTPProtocol]:
+        """Give the connections that take requests: others only wait for their client to close."""
+        connections: set[Any] = self._state.connections
+        return [each for each in connections if isinstance(each, HTTPProtocol)]
 
     async def _close_listener(self) -> None:
         """Accept no more, but all who have connected: closing resets those that wait."""
@@ -195,12 +204,11 @@ class _Uvicorn(uvicorn.Server):
             await loop.connect_accepted_socket(self._make_protocol, connection)
 
     def _make_protocol(self) -> HTTPProtocol:
-        return HTTPProtocol(self.config, self._state, self.lifespan.state)
+        make = cast(Callable[..., HTTPProtocol], self.config.http_protocol_class)
+        return make(self.config, self._state, self.lifespan.state)
 
     async def _all_ended(self) -> None:
-        while self._state.connections:
-            self._state.has_lost.clear()
-            await self._state.has_lost.wait()
+        await self._state.all_lost()
         while self._state.tasks:
             await asyncio.wait(set(self._state.tasks))
 
@@ -211,12 +219,12 @@ class _Uvicorn(uvicorn.Server):
             logger.error("%d request(s) did not finish in the grace period", len(tasks))
         for task in tasks:
             task.cancel()
-        for connection in self._connections():
+        for connection in self._protocols():
             connection.refuse_unsent()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CANCEL_S):
                 await self._all_ended()
-        for connection in self._connections():
+        for connection in self._protocols():
             connection.transport.close()
 
 
