@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
+from kserve.collector import frozen
 from kserve.config import ServerConfig, make_parser
 from kserve.context import set_predictor_config
 from kserve.default_pool import DefaultPool
+from kserve.descriptors import raise_descriptor_limit
 from kserve.directory_repository import DirectoryRepository
 from kserve.errors import NoModelReady, StartError
 from kserve.executor import run_in_new_thread, run_user_code
@@ -322,6 +324,7 @@ class ModelServer:
             await self._completes(loading)
             if self._shutdown.requested.is_set():
                 return
+        raise_descriptor_limit()
         rest, grpc_server = self._make_rest_server(), self._make_grpc_server()
         engines: asyncio.Task[None] | None = None
         try:
@@ -330,9 +333,10 @@ class ModelServer:
                 on_ready(address)
             if await self._completes(loading):
                 engines = asyncio.create_task(self._run_engines())
-                async with self._watching():
-                    await self._completes(engines)
-                    await self._drain(rest, grpc_server)
+                with frozen():
+                    async with self._watching():
+                        await self._completes(engines)
+                        await self._drain(rest, grpc_server)
         finally:
             await self._stop_servers(rest, grpc_server)
             if engines is not None:
@@ -372,12 +376,17 @@ class ModelServer:
         assert self._shutdown is not None
         try:
             async with asyncio.TaskGroup() as group:
-                for model in self.registered_models.get_models().values():
-                    if model.engine:
-                        group.create_task(model.start_engine())
+                self._start_engines(group)
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         await self._shutdown.requested.wait()
+
+    def _start_engines(self, group: asyncio.TaskGroup) -> None:
+        # A function of its own, whose names end with it: one of `_run_engines` would keep the last
+        # model for as long as the server runs.
+        for model in self.registered_models.get_models().values():
+            if model.engine:
+                group.create_task(model.start_engine())
 
     async def _stop_models(self, timeout_s: float) -> None:
         """Stop what was loaded; a `stop` that fails or hangs does not keep the server up."""
