@@ -38,6 +38,8 @@ DEFAULTS = {
     "max_asyncio_workers": None,
     "event_loop": "auto",
     "timeout_keep_alive_s": 65,
+    "listen_early": False,
+    "drain_delay_s": 5.0,
     "grace_period_s": 25,
     "max_request_bytes": 64 << 20,
     "max_inflight_bytes": None,
@@ -114,6 +116,9 @@ def test_no_flags_give_the_defaults() -> None:
             {"max_decompressed_bytes": 1000},
             id="max_decompressed_bytes",
         ),
+        pytest.param(["--listen_early"], {"listen_early": True}, id="listen_early"),
+        pytest.param(["--drain_delay_s", "0.5"], {"drain_delay_s": 0.5}, id="drain_delay_s"),
+        pytest.param(["--grace_period_s", "0"], {"grace_period_s": 0}, id="grace_period_s"),
         pytest.param(["--grace_period", "0"], {"grace_period_s": 0}, id="grace_period"),
         pytest.param(
             ["--grpc_max_send_message_length", "7"],

@@ -602,7 +602,7 @@ def test_a_predict_that_never_returns_does_not_keep_the_server_up(
     assert answer.json() == {"error": "Server is not ready. The server is shutting down."}
     logged = [(r.levelname, r.getMessage(), r.exc_info) for r in caplog.records]
     assert [line for line in logged if line[0] != "INFO"] == [
-        ("ERROR", "Cancel 1 running task(s), timeout graceful shutdown exceeded", None),
+        ("ERROR", "1 request(s) did not finish in the grace period", None),
         ("WARNING", "Request did not finish in the grace period", None),
     ]
 

@@ -106,8 +106,11 @@ class ServerConfig:
         event_loop: `auto` (uvloop where it is installed), `asyncio` or `uvloop`.
         timeout_keep_alive_s: Seconds after which an idle connection is closed. More than the 60 s
             of common proxies, so that the proxy closes first and never meets a closed connection.
-        grace_period_s: Seconds that requests in flight get to finish at the end; models stop in
-            what is left of them.
+        listen_early: Whether the ports are bound before the models given at start are loaded.
+        drain_delay_s: Seconds for which new work is still taken after SIGTERM, of the grace period
+            and at most half of it.
+        grace_period_s: Seconds from the signal until the end: the delay, then requests in flight
+            finish and models stop in what is left.
         max_request_bytes: What a request body may have, 1 or more.
         max_inflight_bytes: What all request bodies over REST in flight may have, 1 or more; None
             is a quarter of the memory limit.
@@ -156,6 +159,10 @@ class ServerConfig:
     max_asyncio_workers: int | None = None
     event_loop: str = "auto"
     timeout_keep_alive_s: int = 65
+    # KServe injects a TCP probe where a manifest has none, and a port that is bound passes it.
+    listen_early: bool = False
+    # kube-proxy and ingress controllers learn only seconds later that a pod ends.
+    drain_delay_s: float = 5.0
     # Kubernetes kills 30 s after it has asked for the end.
     grace_period_s: int = 25
     max_request_bytes: int = DEFAULT_MAX_REQUEST_BYTES
@@ -200,7 +207,9 @@ class ServerConfig:
             max_asyncio_workers=args.max_asyncio_workers,
             event_loop=args.event_loop,
             timeout_keep_alive_s=args.timeout_keep_alive,
-            grace_period_s=args.grace_period,
+            listen_early=args.listen_early,
+            drain_delay_s=args.drain_delay_s,
+            grace_period_s=args.grace_period_s,
             max_request_bytes=args.max_request_bytes,
             max_inflight_bytes=args.max_inflight_bytes,
             header_timeout_s=args.header_timeout_s,
@@ -264,10 +273,25 @@ def make_parser() -> argparse.ArgumentParser:
         help="seconds until an idle connection is closed (%(default)s)",
     )
     add(
+        "--listen_early",
+        type=boolean,
+        nargs="?",
+        const=True,
+        default=default.listen_early,
+        help="answer probes while models load (%(default)s)",
+    )
+    add(
+        "--drain_delay_s",
+        type=timeout,
+        default=default.drain_delay_s,
+        help="seconds for which new work is still taken after SIGTERM (%(default)s)",
+    )
+    add(
+        "--grace_period_s",
         "--grace_period",
         type=count,
         default=default.grace_period_s,
-        help="seconds that requests in flight, and then models, get at the end (%(default)s)",
+        help="seconds from the signal until the end, the delay included (%(default)s)",
     )
     add(
         "--max_decompressed_bytes",

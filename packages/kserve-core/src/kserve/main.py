@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from kserve.config import ServerConfig, count_or_all, make_parser, timeout
 from kserve.errors import NoModelReady, StartError
 from kserve.logging import configure_logging, logger
+from kserve.signals import ended_by_signals
 from kserve.threads import limit_threads
 
 # What loads numpy is imported after the threads of its BLAS are limited.
@@ -28,6 +29,7 @@ _MODEL_DIR_WAIT_S: Final = 60.0
 _PREDICTOR_FLAGS: Final = ("--predictor_", "--enable_predictor_health_check")
 
 
+@ended_by_signals()
 def run(model: "type[TensorModel] | str", argv: Sequence[str] | None = None) -> None:
     """Serve the model, or the models, of a directory until a signal ends the process.
 

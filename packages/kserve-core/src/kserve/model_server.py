@@ -3,13 +3,12 @@
 import asyncio
 import contextlib
 import importlib
+import os
 import signal
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
@@ -17,6 +16,7 @@ import uvloop
 from kserve.collector import frozen
 from kserve.config import ServerConfig, make_parser
 from kserve.context import set_predictor_config
+from kserve.default_pool import DefaultPool
 from kserve.descriptors import raise_descriptor_limit
 from kserve.directory_repository import DirectoryRepository
 from kserve.errors import NoModelReady, StartError
@@ -29,6 +29,8 @@ from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest.app import Application
 from kserve.protocol.rest.intake import Intake
 from kserve.protocol.rest.server import RESTServer
+from kserve.shutdown import Shutdown
+from kserve.signals import cancel_limit, stopped_by_signals
 from kserve.watch import DirectoryWatch
 
 if TYPE_CHECKING:
@@ -39,6 +41,11 @@ Models = Sequence[BaseKServeModel] | Mapping[str, BaseKServeModel] | BaseKServeM
 
 # What models get to stop where requests in flight have used up the grace period.
 _MIN_STOP_S: Final = 1.0
+
+# What the process gets beyond the grace period before a signal ends it with a failure: a second
+# each for the answers to requests that were cancelled and for models, and one to spare. With the
+# default grace period that is before Kubernetes kills.
+_OVERTIME_S: Final = 3.0
 
 # For user code: `argparse.ArgumentParser(parents=[kserve.model_server.parser])`.
 parser = make_parser()
@@ -63,7 +70,7 @@ class ModelServer:
         access_log_format: As in KServe's SDK; no effect.
         event_loop: `auto`, `asyncio` or `uvloop`.
         timeout_keep_alive: Seconds after which an idle connection is closed.
-        grace_period: Seconds that requests in flight get to finish at the end.
+        grace_period: Seconds from the signal that ends the server until its end.
         predictor_config: The predictor behind a transformer.
         host: The address to bind.
         config: All settings at once; the command line is not read then.
@@ -122,9 +129,9 @@ class ModelServer:
             # Now, as the event loop should not wait for it; no earlier, as not everyone needs it.
             importlib.import_module("kserve.protocol.grpc.server")
         self._exception_handler: ExceptionHandler | None = None
-        self._stop_requested: asyncio.Event | None = None
+        self._shutdown: Shutdown | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop_deadline: float | None = None
+        self._owns_loop = self._was_signalled = False
         if self.config.configure_logging:
             configure_logging(self.config.log_config_file, log_format=self.config.log_format)
         if enable_docs_url or access_log_format:
@@ -152,7 +159,11 @@ class ModelServer:
         self._exception_handler = handler
 
     def start(self, models: Models, *, load: Callable[[], object] | None = None) -> None:
-        """Load the models that are not ready, and serve until SIGTERM or SIGINT.
+        """Load the models that are not ready, and serve until SIGTERM, SIGINT or SIGQUIT.
+
+        After SIGTERM new work is still taken for `drain_delay_s`. A second signal ends the process.
+        So does the first, with exit code 0, where code of a handler in the event loop's default
+        pool does not return: Python would wait for it.
 
         Args:
             models: Models, models by the name to serve them under, or one model.
@@ -168,16 +179,28 @@ class ModelServer:
             Exception: Whatever `load` raises.
         """
         named = _by_name(models)
-        with asyncio.Runner(loop_factory=self._loop_factory()) as runner:
-            runner.run(self.serve(named, load=load))
+        pool = DefaultPool(self.config.max_asyncio_workers)
+        self._owns_loop = True
+        try:
+            with asyncio.Runner(loop_factory=self._loop_factory()) as runner:
+                runner.get_loop().set_default_executor(pool)
+                runner.run(self.serve(named, load=load))
+                if self._was_signalled and not pool.ends_within(_MIN_STOP_S):
+                    _leave()
+        finally:
+            self._owns_loop = False
+            self._lift_limit()
 
     def stop(self, sig: int | None = None) -> None:
-        """Make `start` return once the requests in flight have finished; from any thread."""
-        loop, event = self._loop, self._stop_requested
-        if loop is not None and event is not None:
+        """Make `start` return once the requests in flight have finished; from any thread.
+
+        No new work is taken from then on: the delay is for SIGTERM.
+        """
+        loop, shutdown = self._loop, self._shutdown
+        if loop is not None and shutdown is not None:
             # A closed loop is a server that has stopped.
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(event.set)
+                loop.call_soon_threadsafe(shutdown.request)
 
     async def serve(
         self,
@@ -198,55 +221,46 @@ class ModelServer:
         """
         _refuse_other_distribution()
         named = _by_name(models)
-        self._prepare_loop()
-        with self._signals():
+        shutdown = self._prepare_loop()
+        with stopped_by_signals(self._on_signal, self.config.grace_period_s + _OVERTIME_S):
             loading = asyncio.create_task(self._load(named, load))
             try:
-                if await self._completes(loading):
-                    raise_descriptor_limit()
-                    with frozen():
-                        async with self._watching():
-                            await self._listen(on_ready)
+                await self._listen(loading, on_ready)
             finally:
+                shutdown.request()
                 await _cancel(loading)
-                await self._stop_models()
+                await self._stop_models(max(shutdown.remaining_s, _MIN_STOP_S))
+                if not self._owns_loop:
+                    self._lift_limit()
 
-    def _prepare_loop(self) -> None:
-        """Set up the loop that really runs: handlers and default pool."""
+    def _prepare_loop(self) -> Shutdown:
+        """Set up the loop that really runs, and what will end it."""
         set_predictor_config(self.config.predictor)
-        self.dataplane.is_draining = False
-        self._stop_deadline = None
+        self.dataplane.is_draining = self._was_signalled = False
+        self.dataplane.is_starting = True
         loop = self._loop = asyncio.get_running_loop()
-        self._stop_requested = asyncio.Event()
         loop.set_exception_handler(self._exception_handler)
-        if self.config.max_asyncio_workers is not None:
-            loop.set_default_executor(ThreadPoolExecutor(self.config.max_asyncio_workers))
+        if self.config.max_asyncio_workers is not None and not self._owns_loop:
+            loop.set_default_executor(DefaultPool(self.config.max_asyncio_workers))
+        self._shutdown = Shutdown(self.config.drain_delay_s, self.config.grace_period_s)
+        return self._shutdown
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Stop on a signal; only the main thread can be told of one."""
-        is_main = threading.current_thread() is threading.main_thread()
-        signals = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT) if is_main else ()
-        loop, stop_requested = self._loop, self._stop_requested
-        assert loop is not None and stop_requested is not None
-        before = {sig: signal.getsignal(sig) for sig in signals}
-        for sig in signals:
-            loop.add_signal_handler(sig, stop_requested.set)
-        try:
-            yield
-        finally:
-            for sig, handler in before.items():
-                loop.remove_signal_handler(sig)
-                # None is a handler that is not of Python.
-                signal.signal(sig, handler or signal.SIG_DFL)
+    def _on_signal(self, sig: signal.Signals) -> None:
+        assert self._loop is not None and self._shutdown is not None
+        self._was_signalled = True
+        self._loop.call_soon_threadsafe(self._shutdown.request, sig == signal.SIGTERM)
+
+    def _lift_limit(self) -> None:
+        if self._was_signalled:
+            cancel_limit()
 
     async def _load(
         self, named: Mapping[str, BaseKServeModel], load: Callable[[], object] | None
     ) -> None:
         """Load all models side by side; those that fail are `unavailable`, if one is ready."""
-        loaded = None if load is None else await run_user_code(load)
         for name in named:
             self.registered_models.set_status(name, ModelState.LOADING)
+        loaded = None if load is None else await run_user_code(load)
         self.dataplane.required_models = [*named, *(loaded if isinstance(loaded, list) else ())]
         results = await asyncio.gather(
             *(self._load_one(name, model) for name, model in named.items())
@@ -254,6 +268,7 @@ class ModelServer:
         failures = [exc for exc in results if exc is not None]
         if failures and len(failures) == len(named):
             raise NoModelReady(list(named), reason_of(failures[0])) from failures[0]
+        self.dataplane.is_starting = False
 
     async def _load_one(self, name: str, model: BaseKServeModel) -> Exception | None:
         try:
@@ -285,13 +300,13 @@ class ModelServer:
             await _cancel(watching)
 
     async def _completes(self, work: asyncio.Task[None]) -> bool:
-        """Wait for a task or a request to stop, whichever comes first; True for the task.
+        """Wait for a task or a request to stop, whichever comes first; True if the task is done.
 
         Raises:
             Exception: Whatever the task raises.
         """
-        assert self._stop_requested is not None
-        stopping = asyncio.create_task(self._stop_requested.wait())
+        assert self._shutdown is not None
+        stopping = asyncio.create_task(self._shutdown.requested.wait())
         try:
             await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -300,30 +315,57 @@ class ModelServer:
             work.result()
         return work.done()
 
-    async def _listen(self, on_ready: Callable[[str], None] | None) -> None:
-        """Serve until the server is to stop, then finish what is in flight."""
+    async def _listen(
+        self, loading: asyncio.Task[None], on_ready: Callable[[str], None] | None
+    ) -> None:
+        """Load and listen, or the other way round; serve; then finish what is in flight."""
+        assert self._shutdown is not None
+        if not self.config.listen_early:
+            await self._completes(loading)
+            if self._shutdown.requested.is_set():
+                return
+        raise_descriptor_limit()
         rest, grpc_server = self._make_rest_server(), self._make_grpc_server()
-        address = await self._start_servers(rest, grpc_server)
-        engines = asyncio.create_task(self._run_engines())
+        engines: asyncio.Task[None] | None = None
         try:
+            address = await self._start_servers(rest, grpc_server)
             if on_ready is not None:
                 on_ready(address)
-            await self._completes(engines)
+            if await self._completes(loading):
+                engines = asyncio.create_task(self._run_engines())
+                with frozen():
+                    async with self._watching():
+                        await self._completes(engines)
+                        await self._drain(rest, grpc_server)
         finally:
-            # Readiness first; the engines last, as requests in flight need them.
-            self.dataplane.is_draining = True
-            self._stop_deadline = perf_counter() + self.config.grace_period_s
-            await _stop_servers(rest, grpc_server)
-            await _cancel(engines)
+            await self._stop_servers(rest, grpc_server)
+            if engines is not None:
+                # Last, as requests in flight need them.
+                await _cancel(engines)
+
+    async def _drain(self, rest: RESTServer, grpc_server: "GRPCServer | None") -> None:
+        """Say that the server ends, and go on until those who balance the load know it."""
+        assert self._shutdown is not None
+        # Readiness first: whoever asks for it stops sending.
+        self.dataplane.is_draining = True
+        rest.drain()
+        if grpc_server:
+            grpc_server.drain()
+        await self._shutdown.delay()
+
+    async def _stop_servers(self, rest: RESTServer, grpc_server: "GRPCServer | None") -> None:
+        """Accept no more on either wire, then let both finish what is in flight."""
+        assert self._shutdown is not None
+        self.dataplane.is_draining = True
+        self._shutdown.request()
+        remaining_s = self._shutdown.remaining_s
+        stops = [rest.stop(remaining_s), *([grpc_server.stop(remaining_s)] if grpc_server else [])]
+        await asyncio.gather(*stops)
 
     async def _start_servers(self, rest: RESTServer, grpc_server: "GRPCServer | None") -> str:
-        """Listen on both ports, or on none; gives the address of REST."""
-        try:
-            self.grpc_address = await grpc_server.start() if grpc_server else None
-            address = await rest.start()
-        except BaseException:
-            await _stop_servers(rest, grpc_server)
-            raise
+        """Listen on both ports; gives the address of REST."""
+        self.grpc_address = await grpc_server.start() if grpc_server else None
+        address = await rest.start()
         names = ", ".join(self.registered_models.names()) or "no model yet"
         suffix = f", gRPC on {self.grpc_address}" if self.grpc_address else ""
         logger.info("Serving %s: REST on %s%s", names, address, suffix)
@@ -331,13 +373,13 @@ class ModelServer:
 
     async def _run_engines(self) -> None:
         """Run the engines of the models that have one; the server ends if one of them fails."""
-        assert self._stop_requested is not None
+        assert self._shutdown is not None
         try:
             async with asyncio.TaskGroup() as group:
                 self._start_engines(group)
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        await self._stop_requested.wait()
+        await self._shutdown.requested.wait()
 
     def _start_engines(self, group: asyncio.TaskGroup) -> None:
         # A function of its own, whose names end with it: one of `_run_engines` would keep the last
@@ -346,13 +388,10 @@ class ModelServer:
             if model.engine:
                 group.create_task(model.start_engine())
 
-    async def _stop_models(self) -> None:
+    async def _stop_models(self, timeout_s: float) -> None:
         """Stop what was loaded; a `stop` that fails or hangs does not keep the server up."""
         names = list(self.registered_models.get_models())
         stops = [run_in_new_thread(self.registered_models.unload, name) for name in names]
-        timeout_s: float = self.config.grace_period_s
-        if self._stop_deadline is not None:
-            timeout_s = max(self._stop_deadline - perf_counter(), _MIN_STOP_S)
         try:
             async with asyncio.timeout(timeout_s):
                 results = await asyncio.gather(*stops, return_exceptions=True)
@@ -414,9 +453,12 @@ def _by_name(models: object) -> dict[str, BaseKServeModel]:
     return named
 
 
-async def _stop_servers(rest: RESTServer, grpc_server: "GRPCServer | None") -> None:
-    """Accept no more on either wire, then let both finish what is in flight."""
-    await asyncio.gather(rest.stop(), *([grpc_server.stop()] if grpc_server else []))
+def _leave() -> None:
+    """End the process though a thread does not end, which Python would wait for."""
+    logger.error("A thread of the event loop's default pool does not end")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 async def _cancel(task: asyncio.Task[Any]) -> None:

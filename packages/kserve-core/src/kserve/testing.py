@@ -175,7 +175,10 @@ class ServerProcess:
 
     Args:
         module: The module, or the path of a script where it ends in `.py`.
-        args: The flags beside `--host` and the ports.
+        args: The flags beside `--host` and the ports. Without `--drain_delay_s` among them it is 0:
+            nobody balances load over the server who would have to learn that it ends.
+        until: What the server writes to stderr once it has started; None for the line that says
+            where it serves.
         env: The whole environment; that of this process if None.
 
     Attributes:
@@ -185,15 +188,24 @@ class ServerProcess:
         process: The process.
     """
 
-    def __init__(self, module: str, *args: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        module: str,
+        *args: str,
+        until: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         target = [module] if module.endswith(".py") else ["-m", module]
         self._command = [
             *(sys.executable, *target, *args),
             *("--host", "127.0.0.1", "--http_port", "0", "--grpc_port", "0"),
+            *(() if "--drain_delay_s" in args else ("--drain_delay_s", "0")),
         ]
         self._env = env
+        self._until = until
         self._lines: list[str] = []
-        self._is_ready = threading.Event()
+        self._has_written = threading.Condition()
+        self._has_ended = False
         self.port = self.grpc_port = 0
 
     @property
@@ -202,10 +214,10 @@ class ServerProcess:
         return "".join(self._lines)
 
     def __enter__(self) -> Self:
-        """Start the process and wait until it serves.
+        """Start the process and wait until it serves, or has written `until`.
 
         Raises:
-            RuntimeError: It ended or was not ready in 60 s; the text holds its stderr.
+            RuntimeError: It ended or was not there in 60 s; the text holds its stderr.
         """
         self.process = subprocess.Popen(
             self._command,
@@ -217,11 +229,31 @@ class ServerProcess:
         assert self.process.stderr is not None
         self._reader = threading.Thread(target=self._read, args=(self.process.stderr,), daemon=True)
         self._reader.start()
-        self._is_ready.wait(_START_TIMEOUT_S)
-        if not self.port:
+        with self._has_written:
+            self._has_written.wait_for(
+                lambda: self._has_ended or self._has_started, _START_TIMEOUT_S
+            )
+        if not self._has_started:
             self.stop()
             raise RuntimeError(f"{' '.join(self._command)} did not start:\n{self.stderr}")
         return self
+
+    @property
+    def _has_started(self) -> bool:
+        return bool(self.port) if self._until is None else self._until in self.stderr
+
+    def wait_for(self, text: str) -> None:
+        """Wait until the process has written a text to stderr.
+
+        Raises:
+            RuntimeError: It ended, or did not in 60 s; the text holds its stderr.
+        """
+        with self._has_written:
+            self._has_written.wait_for(
+                lambda: self._has_ended or text in self.stderr, _START_TIMEOUT_S
+            )
+        if text not in self.stderr:
+            raise RuntimeError(f"no {text!r} on stderr:\n{self.stderr}")
 
     def __exit__(
         self,
@@ -257,10 +289,13 @@ class ServerProcess:
 
     def _read(self, stderr: IO[str]) -> None:
         for line in stderr:
-            self._lines.append(line)
             match = _READY_LINE.search(line)
-            if match:
-                self.port, self.grpc_port = int(match[1]), int(match[2] or 0)
-                self._is_ready.set()
-        self._is_ready.set()
+            with self._has_written:
+                self._lines.append(line)
+                if match:
+                    self.port, self.grpc_port = int(match[1]), int(match[2] or 0)
+                self._has_written.notify_all()
+        with self._has_written:
+            self._has_ended = True
+            self._has_written.notify_all()
         stderr.close()

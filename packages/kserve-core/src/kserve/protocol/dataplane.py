@@ -45,6 +45,8 @@ class DataPlane:
         config = config or ServerConfig()
         self.predictor_config = predictor_config
         self.is_draining = False
+        # While the models given at start load, those of a directory are not known by name.
+        self.is_starting = False
         # Models whose readiness is the server's: those given at start.
         self.required_models: list[str] = []
         self._model_registry = model_registry
@@ -180,6 +182,8 @@ class DataPlane:
         """Give why the server is not ready, or the empty string."""
         if self.is_draining:
             return "The server is shutting down."
+        if self.is_starting:
+            return "The server is starting."
         for name in self.required_models:
             if not await self._model_registry.is_model_ready(name):
                 return str(self.unavailability(name))
@@ -220,8 +224,10 @@ class DataPlane:
         Raises:
             ModelNotFound: There is none of this name, or not in this version.
         """
-        if self._model_registry.status(model_name) is None:
+        if self._model_registry.status(model_name) is None and not self.is_starting:
             raise ModelNotFound(model_name)
+        if self.is_draining:
+            return False
         if not version:
             return await self._model_registry.is_model_ready(model_name)
         model = self._get(model_name, version)
@@ -234,6 +240,8 @@ class DataPlane:
     ) -> ModelNotFound | ModelNotReady:
         """Give the error that says why a model, or a version of it, cannot answer."""
         status = self._model_registry.status(model_name)
+        if status is None and self.is_starting:
+            return ModelNotReady(model_name, "The server is starting.")
         if status is None:
             return ModelNotFound(model_name)
         if version:

@@ -29,12 +29,16 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
 
     Args:
         data_plane: Knows what is ready.
-        draining: Set once the server stops: watches then end.
+        draining: Set once nothing is to be called ready any more.
+        stopping: Set once the server takes no more: watches then end.
     """
 
-    def __init__(self, data_plane: DataPlane, draining: asyncio.Event) -> None:
+    def __init__(
+        self, data_plane: DataPlane, draining: asyncio.Event, stopping: asyncio.Event
+    ) -> None:
         self._dataplane = data_plane
         self._draining = draining
+        self._stopping = stopping
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> Response:
         """Give the state of a name; NOT_FOUND for an unknown one."""
@@ -49,15 +53,16 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
         """Give the state of a name, and again each time that it has changed."""
         last = None
         while True:
-            is_last = self._draining.is_set()
+            is_last = self._stopping.is_set()
             status = await self._status(request.service)
             if status != last:
                 yield Response(status=status)
             if is_last:
                 return
             last = status
+            change = self._stopping if self._draining.is_set() else self._draining
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._draining.wait(), _POLL_S)
+                await asyncio.wait_for(change.wait(), _POLL_S)
 
     async def _status(self, service: str) -> Any:
         try:
@@ -67,6 +72,4 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
                 is_ready = await self._dataplane.model_ready(service)
         except ModelNotFound:
             return Response.SERVICE_UNKNOWN
-        if is_ready and not self._dataplane.is_draining:
-            return Response.SERVING
-        return Response.NOT_SERVING
+        return Response.SERVING if is_ready else Response.NOT_SERVING

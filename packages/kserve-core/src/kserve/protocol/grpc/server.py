@@ -47,6 +47,7 @@ class GRPCServer:
         self._dataplane = data_plane
         self._server: grpc.aio.Server | None = None
         self._draining = asyncio.Event()
+        self._stopping = asyncio.Event()
 
     async def start(self) -> str:
         """Listen and serve; gives the address, `host:port`.
@@ -69,11 +70,21 @@ class GRPCServer:
         self._server = server
         return f"{host}:{port}"
 
-    async def stop(self) -> None:
-        """Accept no more, let calls in flight finish, close."""
+    def drain(self) -> None:
+        """Tell those who watch the health of the server that it serves no more; it still does."""
+        self._draining.set()
+
+    async def stop(self, grace_period_s: float | None = None) -> None:
+        """Send GOAWAY and accept no more, let calls in flight finish, close.
+
+        Args:
+            grace_period_s: Seconds that calls in flight get; None for those of the configuration.
+        """
         if self._server is not None:
-            self._draining.set()
-            await self._server.stop(self._config.grace_period_s)
+            self._stopping.set()
+            if grace_period_s is None:
+                grace_period_s = self._config.grace_period_s
+            await self._server.stop(grace_period_s)
 
     def _add_services(self, server: grpc.aio.Server) -> None:
         servicer = InferenceServicer(
@@ -85,7 +96,7 @@ class GRPCServer:
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(_SERVICE.full_name, handlers),)
         )
-        health = HealthServicer(self._dataplane, self._draining)
+        health = HealthServicer(self._dataplane, self._draining, self._stopping)
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         names = [
             _SERVICE.full_name,
@@ -100,7 +111,7 @@ class GRPCServer:
         ) -> AsyncIterator[pb.ModelStreamInferResponse]:
             _begin(context)
             try:
-                taken = _until(self._draining, requests)
+                taken = _until(self._stopping, requests)
                 async for response in servicer.ModelStreamInfer(taken, context):
                     yield response
             except Exception as exc:
@@ -197,7 +208,7 @@ async def _fail(exc: Exception, context: Any) -> NoReturn:
 
 
 async def _until(
-    draining: asyncio.Event, requests: AsyncIterable[pb.ModelInferRequest]
+    stopped: asyncio.Event, requests: AsyncIterable[pb.ModelInferRequest]
 ) -> AsyncIterator[pb.ModelInferRequest]:
     """Give the requests of a stream until the server stops: it would wait for an idle one.
 
@@ -205,7 +216,7 @@ async def _until(
         ServerNotReady: The server stops.
     """
     iterator = aiter(requests)
-    stopping = asyncio.ensure_future(draining.wait())
+    stopping = asyncio.ensure_future(stopped.wait())
     try:
         while True:
             reading = asyncio.ensure_future(anext(iterator, None))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import select
 import weakref
 from asyncio import TimerHandle
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import (
     HttpToolsProtocol,
     RequestResponseCycle,
 )
+from uvicorn.server import ServerState
 
 from kserve.endpoint import Endpoint
 from kserve.errors import InferenceServerError, RequestTooLarge, ServerNotReady, TooManyRequests
@@ -33,6 +35,8 @@ WIRE: Final = "kserve.wire"
 
 # A client that still uploads sends something in this time; far below the grace period.
 _MAX_STALL_S: Final = 1.0
+
+_SHUTTING_DOWN: Final = str(ServerNotReady("The server is shutting down."))
 
 # 64 KiB: nginx takes 32 KiB, Go's servers 1 MiB; the parser itself has no limit.
 MAX_HEAD_BYTES: Final = 64 << 10
@@ -196,17 +200,54 @@ class _ClosesLast:
         self._connection.close_when_read()
 
 
+class _Connections(set[Any]):
+    """The open connections of a server, lingering ones included.
+
+    Attributes:
+        has_lost: Set when one of them has ended.
+    """
+
+    def __init__(self) -> None:
+        self.has_lost = asyncio.Event()
+
+    def discard(self, connection: Any) -> None:
+        super().discard(connection)
+        self.has_lost.set()
+
+
+class ConnectionState(ServerState):
+    """What all connections of a server share.
+
+    Attributes:
+        is_draining: Whether every response that begins is the last one of its connection.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connections = self._connections = _Connections()
+        self.is_draining = False
+
+    async def all_lost(self) -> None:
+        """Wait until no connection is open."""
+        while self._connections:
+            self._connections.has_lost.clear()
+            await self._connections.has_lost.wait()
+
+
 class HTTPProtocol(HttpToolsProtocol):
     """One connection, as uvicorn makes it, with limits on what comes over it.
 
     It differs in this: an Upgrade is ignored; what is not HTTP is answered in JSON; a request body
     that does not come holds up no stop; heads and bodies have limits in bytes and in time; who is
-    refused amid what he sends reads the answer; and a client that goes away cancels its work.
+    refused amid what he sends reads the answer; a client that goes away cancels its work; and no
+    request that comes while the server stops is lost.
 
     Args:
         intake: The limits, the same for all connections of a server.
         arguments: As uvicorn gives them.
     """
+
+    server_state: ConnectionState
 
     def __init__(self, intake: Intake, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -219,6 +260,8 @@ class HTTPProtocol(HttpToolsProtocol):
         self._timer: TimerHandle | None = None
         self._is_over = False
         self._idle_since = 0.0
+        # The request whose response says that the connection closes after it.
+        self._last_cycle: RequestResponseCycle | None = None
         # Of the request that is being answered.
         self._working: Wire | None = None
 
@@ -288,6 +331,8 @@ class HTTPProtocol(HttpToolsProtocol):
             self._intake.give_back(length or 0)
             raise
         self._wire = wire = Wire(self.cycle, self._intake, self.url, length or 0)
+        if self.server_state.is_draining:
+            self._close_after(self.cycle)
         self.scope[WIRE] = wire  # type: ignore[typeddict-unknown-key]  # not one of ASGI's
         if is_answered:
             self._working = wire
@@ -340,10 +385,27 @@ class HTTPProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    def drain(self) -> None:
+        """Make the response to the request at hand the last one, if it can still say so.
+
+        An idle connection stays open, as a request may be on its way; its response is the last.
+        """
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and not cycle.response_started:
+            self._close_after(cycle)
+
     def shutdown(self) -> None:
-        """Close the connection if it is idle, or else after the response, or without the body."""
-        super().shutdown()
+        """Close the connection if it is idle, or else after the response, or without the rest."""
+        if self._is_over or self.transport.is_closing():
+            return
+        if not self._is_amid_head() and not self._has_unread():
+            super().shutdown()
         self._watch_for_stall()
+
+    def refuse_unsent(self) -> None:
+        """Answer a request that has not come in time, unless it has a task to answer it."""
+        if self._is_amid_head() and not self._is_over:
+            self._refuse(503, _SHUTTING_DOWN)
 
     def close_when_read(self) -> None:
         """Close after the last answer, at once if nothing of a request is still to come."""
@@ -395,6 +457,24 @@ class HTTPProtocol(HttpToolsProtocol):
                 self._wire.hold(n_bytes)
         except (RequestTooLarge, TooManyRequests) as exc:
             self._refuse_as(exc)
+
+    def _is_amid_head(self) -> bool:
+        """Say whether only a part of a head has come."""
+        return not self._is_amid_body and self.scope is not self._ended_head
+
+    def _close_after(self, cycle: RequestResponseCycle) -> None:
+        last = self._last_cycle
+        if last is not None and not last.response_started:
+            # A client that pipelines is owed the answer to this request too.
+            last.keep_alive = True
+        self._last_cycle = cycle if cycle.keep_alive else None
+        cycle.keep_alive = False
+
+    def _has_unread(self) -> bool:
+        """Whether something has come that the event loop has not given us yet."""
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket"), select.POLLIN)
+        return bool(poll.poll(0))
 
     def _is_between(self) -> bool:
         """Say whether nothing of a further request has come."""
@@ -508,7 +588,10 @@ class HTTPProtocol(HttpToolsProtocol):
             return False
         started = perf_counter()
         closes = (
-            not self.parser.should_keep_alive() or length is None or length > _MAX_SWALLOWED_BYTES
+            self.server_state.is_draining
+            or not self.parser.should_keep_alive()
+            or length is None
+            or length > _MAX_SWALLOWED_BYTES
         )
         self._write_refusal(refusal, started, closes)
         if closes:
@@ -647,15 +730,22 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def _close_stalled(self) -> None:
         cycle: RequestResponseCycle | None = self.cycle
-        if self.transport.is_closing() or cycle is None or cycle.response_started:
-            return
-        if not cycle.more_body:
+        if self._is_over or self.transport.is_closing():
             return
         if self.flow.read_paused or self.pipeline:
             # It is the server that does not read.
             self._watch_for_stall()
-            return
-        self._refuse(503, str(ServerNotReady("The server is shutting down.")))
+        elif cycle is None or cycle.response_complete:
+            self._close_idle()
+        elif cycle.more_body and not cycle.response_started:
+            self._refuse(503, _SHUTTING_DOWN)
+
+    def _close_idle(self) -> None:
+        """Close a connection of which only the kernel, or only half a head, has come."""
+        if self._is_amid_head():
+            self._refuse(503, _SHUTTING_DOWN)
+        else:
+            self.transport.close()
 
 
 def _takes_whole(cycle: RequestResponseCycle, status: int) -> bool:

@@ -3,22 +3,26 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from kserve.config import DEFAULT_MAX_DECOMPRESSED_BYTES, CloudEventConfig
 from kserve.errors import StartError
+from kserve.logging import logger
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest.app import Application, RestApp
-from kserve.protocol.rest.http import HTTPProtocol
+from kserve.protocol.rest.http import ConnectionState, HTTPProtocol
 from kserve.protocol.rest.intake import Intake
 
 # Connections that wait to be accepted; as uvicorn's default.
 _BACKLOG: Final = 2048
+
+# The Date header counts in seconds.
+_TICK_S: Final = 1.0
 
 # What a request that was cancelled at the end gets to answer that it was.
 _CANCEL_S: Final = 1.0
@@ -36,7 +40,7 @@ class RESTServer:
         event_loop: `auto`, `asyncio` or `uvloop`; for who reads `config`, the loop is made by
             `ModelServer`.
         timeout_keep_alive: Seconds after which an idle connection is closed.
-        grace_period: Seconds that requests in flight get to finish at the end.
+        grace_period: Seconds that requests in flight get to finish, where `stop` is told of none.
         log_requests: Whether each inference request leaves a line in the log.
         max_decompressed_bytes: What a compressed request body may become.
         cloudevents: What the events say that answer events.
@@ -61,6 +65,7 @@ class RESTServer:
         self.dataplane = data_plane
         self._host = host
         self._port = http_port
+        self._grace_period = grace_period
         self._rest_app = RestApp(
             data_plane,
             log_requests=log_requests,
@@ -98,40 +103,129 @@ class RESTServer:
         listener = _listen(self._host, self._port)
         host, port = listener.getsockname()[:2]
         has_started = asyncio.Event()
-        self._server = _Uvicorn(self.config, has_started)
+        self._server = _Uvicorn(self.config, has_started, listener)
         self._task = asyncio.create_task(self._server.serve(sockets=[listener]))
         self._task.add_done_callback(lambda _: has_started.set())
         await has_started.wait()
         if self._task.done():
             listener.close()
-            self._task.result()
+            task, self._task = self._task, None
+            task.result()
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
-    async def stop(self) -> None:
-        """Accept no more, let requests in flight finish, cancel those that do not, close."""
+    def drain(self) -> None:
+        """Make every response that begins from now on the last one of its connection."""
         if self._task is not None:
-            self._server.should_exit = True
+            self._server.drain()
+
+    async def stop(self, grace_period_s: float | None = None) -> None:
+        """Accept no more, let requests in flight finish, cancel those that do not, close.
+
+        Args:
+            grace_period_s: Seconds that requests in flight get; None for those of the constructor.
+        """
+        if self._task is not None:
+            await self._server.finish(
+                self._grace_period if grace_period_s is None else grace_period_s
+            )
             await self._task
-            cancelled = self._server.server_state.tasks
-            if cancelled:
-                await asyncio.wait(set(cancelled), timeout=_CANCEL_S)
         self._app.leave(self._rest_app)
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn without its signal handlers: signals are `ModelServer`'s."""
+    """uvicorn with an end of our own, and without its signal handlers: they are `ModelServer`'s."""
 
-    def __init__(self, config: uvicorn.Config, has_started: asyncio.Event) -> None:
+    def __init__(
+        self, config: uvicorn.Config, has_started: asyncio.Event, listener: socket.socket
+    ) -> None:
         super().__init__(config)
+        self.server_state = self._state = ConnectionState()
         self._has_started = has_started
+        self._has_finished = asyncio.Event()
+        self._listener = listener
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._has_started.set()
 
+    async def main_loop(self) -> None:
+        """Keep the Date header of the responses up to date until `finish` has ended."""
+        while not self._has_finished.is_set():
+            await self.on_tick(0)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._has_finished.wait(), _TICK_S)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Leave out uvicorn's: `finish` has done what it does."""
+
+    def drain(self) -> None:
+        self._state.is_draining = True
+        for connection in self._protocols():
+            connection.drain()
+
+    async def finish(self, grace_period_s: float) -> None:
+        self.drain()
+        await self._close_listener()
+        for connection in list(self._state.connections):
+            connection.shutdown()
+        try:
+            async with asyncio.timeout(grace_period_s):
+                await self._all_ended()
+        except TimeoutError:
+            await self._cut()
+        self._has_finished.set()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    def _protocols(self) -> list[HTTPProtocol]:
+        """Give the connections that take requests: others only wait for their client to close."""
+        connections: set[Any] = self._state.connections
+        return [each for each in connections if isinstance(each, HTTPProtocol)]
+
+    async def _close_listener(self) -> None:
+        """Accept no more, but all who have connected: closing resets those that wait."""
+        # It keeps the queue while the event loop lets go of its own.
+        with self._listener.dup() as spare:
+            for server in self.servers:
+                server.close()
+            self._listener.close()
+            await self._accept_waiting(spare)
+
+    async def _accept_waiting(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                # Nobody waits, or the process has no descriptor left.
+                return
+            await loop.connect_accepted_socket(self._make_protocol, connection)
+
+    def _make_protocol(self) -> HTTPProtocol:
+        make = cast(Callable[..., HTTPProtocol], self.config.http_protocol_class)
+        return make(self.config, self._state, self.lifespan.state)
+
+    async def _all_ended(self) -> None:
+        await self._state.all_lost()
+        while self._state.tasks:
+            await asyncio.wait(set(self._state.tasks))
+
+    async def _cut(self) -> None:
+        """Cancel what is in flight, and let it answer so."""
+        tasks = set(self._state.tasks)
+        if tasks:
+            logger.error("%d request(s) did not finish in the grace period", len(tasks))
+        for task in tasks:
+            task.cancel()
+        for connection in self._protocols():
+            connection.refuse_unsent()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CANCEL_S):
+                await self._all_ended()
+        for connection in self._protocols():
+            connection.transport.close()
 
 
 def _imported() -> Application:
