@@ -10,8 +10,8 @@ _MIN_BATCHES: Final = 3
 _DECAY: Final = 0.95
 
 # A batch counts as no more than so many times its estimate, unless the one before it was such a
-# surprise, too: one that was held up by a collection of garbage or by the machine changes little, a
-# model that has become slow is known at once.
+# surprise, too: one that was held up by a collection of garbage or by the machine changes little.
+# The second in a row is the new beginning of what is known: the model has become slow.
 _MAX_SURPRISE: Final = 2.0
 
 # Sizes that differ less from their mean, as a share of it, tell nothing of a row's cost.
@@ -29,8 +29,8 @@ class CostEstimate:
     """The seconds of a batch as a + b * rows, by least squares over the latest ones.
 
     Errors count relative to the duration, so that large batches do not drown small ones. Sizes that
-    were never seen are taken to be dear: much larger ones, and while all batches have the same size
-    any larger one, to cost in proportion, smaller ones as much.
+    were not seen lately are taken to be dear: much larger ones, and while all batches have the same
+    size any larger one, to cost in proportion, smaller ones as much.
 
     A model that only computes is measured by the CPU time of its thread: on a machine with other
     work the time on the clock says more about that work. A model that waits (for a device, another
@@ -57,7 +57,7 @@ class CostEstimate:
         self._is_computing = False
         self._sum_1 = self._sum_n = self._sum_nn = self._sum_y = self._sum_ny = 0.0
         self._a = self._b = self._least = 0.0
-        self._largest = 0
+        self._largest = 0.0
         self._was_surprised = False
 
     def seconds(self, n_rows: int) -> float:
@@ -84,10 +84,15 @@ class CostEstimate:
         took = cpu_seconds if self._is_computing else seconds
         expected = self.seconds(n_rows)
         is_surprise = took > _MAX_SURPRISE * expected
-        if is_surprise and not self._was_surprised:
+        if is_surprise and self._was_surprised:
+            self._sum_1 = self._sum_n = self._sum_nn = self._sum_y = self._sum_ny = 0.0
+            self._largest = 0.0
+            expected = took
+        elif is_surprise:
             took = _MAX_SURPRISE * expected
         self._was_surprised = is_surprise
-        self._largest = max(self._largest, n_rows)
+        # It fades as the batches do: the slope of small ones says little of a large one.
+        self._largest = max(self._largest * _DECAY, n_rows)
         self._n_batches += 1
         # A clock that stands still must not divide by zero.
         self._fit(n_rows, took, max(took if math.isinf(expected) else expected, 1e-7))
