@@ -843,6 +843,16 @@ async def test_more_rows_than_are_cheap_run_in_a_thread(monkeypatch: pytest.Monk
     assert model.ran_on == ["thread"] * 3 + ["loop", "thread"]
 
 
+async def test_rows_of_a_much_larger_size_run_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Doubler()
+    batcher = make(timed(Clock(monkeypatch), 0.0001, model), 64, may_run_on_loop=True)
+
+    for size in (1, 1, 1, 9, 1000):
+        await batcher.submit(size, "same", 1, size)
+
+    assert model.ran_on == ["thread"] * 3 + ["loop", "thread"]
+
+
 async def test_a_model_that_becomes_slow_leaves_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     model = Doubler()

@@ -73,16 +73,27 @@ class BatchLimits:
 class _Item:
     """One request in the queue, then in a batch."""
 
-    __slots__ = ("batch", "deadline", "future", "key", "n_rows", "queued_at", "result", "value")
+    __slots__ = (
+        "batch",
+        "deadline",
+        "future",
+        "key",
+        "n_rows",
+        "queued_at",
+        "result",
+        "size",
+        "value",
+    )
 
     def __init__(
-        self, value: Any, key: Hashable, n_rows: int, future: asyncio.Future[None], deadline: float
+        self, value: Any, key: Hashable, n_rows: int, size: int, future: asyncio.Future[None]
     ) -> None:
         self.value = value
         self.key = key
         self.n_rows = n_rows
+        self.size = size
         self.future = future
-        self.deadline = deadline
+        self.deadline = deadline_var.get()
         self.queued_at = perf_counter()
         # Not in the future: the event loop holds on to that for longer than to this.
         self.result: Any = None
@@ -113,6 +124,7 @@ class _Batch:
         "n_waiting",
         "results",
         "seconds",
+        "size",
         "task",
     )
 
@@ -120,6 +132,7 @@ class _Batch:
         self.items = items
         self.is_part = is_part
         self.n_rows = sum(item.n_rows for item in items)
+        self.size = sum(item.size for item in items)
         self.n_waiting = len(items)
         self.results: list[Any] = []
         self.error: Exception | None = None
@@ -131,7 +144,7 @@ class _Batch:
     def drop_gone(self) -> None:
         """Leave out the requests whose callers went while the batch waited to start."""
         self.items = [item for item in self.items if not item.future.done()]
-        self.n_rows = sum(item.n_rows for item in self.items)
+        self.size = sum(item.size for item in self.items)
 
     def run(self, function: Run) -> None:
         """Run it on the calling thread, and time it; never raises."""
@@ -210,7 +223,7 @@ class Batcher:
         self._failures: deque[float] = deque(maxlen=_MAX_FAILURES)
         self._unbatched_until = 0.0
 
-    async def submit(self, value: Any, key: Hashable, n_rows: int) -> Any:
+    async def submit(self, value: Any, key: Hashable, n_rows: int, size: int = 0) -> Any:
         """Queue one request and wait for its result.
 
         A caller that is cancelled takes its request out of the queue.
@@ -219,6 +232,8 @@ class Batcher:
             value: What `run` gets.
             key: Requests of equal keys may join; None runs alone.
             n_rows: Its rows.
+            size: What its cost grows with, in a unit that all requests of the model share, if that
+                is not `n_rows`.
 
         Returns:
             What `run` gave for it.
@@ -232,7 +247,7 @@ class Batcher:
             self._begin(loop)
         if self._queue and self._n_rows + n_rows > self._limits.max_queued_rows:
             raise self._refusal(n_rows)
-        item = _Item(value, key, n_rows, loop.create_future(), deadline_var.get())
+        item = _Item(value, key, n_rows, size or n_rows, loop.create_future())
         self._put(item)
         self._schedule(loop, item)
         try:
@@ -258,7 +273,7 @@ class Batcher:
     def _refusal(self, n_rows: int) -> TooManyRequests:
         limits = self._limits
         n_batches = math.ceil(self._n_rows / limits.max_batch_size)
-        batch_s = self._estimate.seconds(limits.max_batch_size)
+        batch_s = self._full_batch_s(next(iter(self._queue)))
         wait_s = 0.0 if math.isinf(batch_s) else n_batches * batch_s
         return TooManyRequests(
             f"{self._n_rows} rows wait for this model, {n_rows} more would be over "
@@ -388,7 +403,7 @@ class Batcher:
         left_s = head.queued_at + self._limits.max_batch_delay_s - perf_counter()
         if left_s <= 0:
             return "delay"
-        estimate = self._estimate.seconds(self._limits.max_batch_size)
+        estimate = self._full_batch_s(head)
         run_s = (0.0 if math.isinf(estimate) else estimate) + _DEADLINE_MARGIN_S
         to_deadline_s = self._groups[head.key].deadline - loop.time() - run_s
         if to_deadline_s <= 0:
@@ -396,6 +411,12 @@ class Batcher:
         wait_s = min(left_s, to_deadline_s)
         self._delay_timer = loop.call_later(wait_s, self._release, loop, context=self._context)
         return ""
+
+    def _full_batch_s(self, item: _Item) -> float:
+        """Estimate the seconds of a full batch of such requests."""
+        return self._estimate.seconds(
+            math.ceil(self._limits.max_batch_size * item.size / item.n_rows)
+        )
 
     def _form(self, head: _Item) -> list[_Item]:
         """Take the oldest request, and those that may join it, out of the queue."""
@@ -419,7 +440,7 @@ class Batcher:
     # Where it runs, and what comes of it.
 
     def _runs_on_loop(self, batch: _Batch) -> bool:
-        return self._may_run_on_loop and self._estimate.seconds(batch.n_rows) < _MAX_ON_LOOP_S
+        return self._may_run_on_loop and self._estimate.seconds(batch.size) < _MAX_ON_LOOP_S
 
     def _start(self, loop: asyncio.AbstractEventLoop, batch: _Batch, reason: str) -> None:
         running: asyncio.Future[None]
@@ -460,7 +481,7 @@ class Batcher:
             )
         if error is None:
             if self._run_async is None and batch.items:
-                self._estimate.add(batch.n_rows, batch.seconds, batch.cpu_seconds, on_loop=on_loop)
+                self._estimate.add(batch.size, batch.seconds, batch.cpu_seconds, on_loop=on_loop)
             for item, result in zip(batch.items, batch.results, strict=True):
                 if not item.future.done():
                     item.result = result

@@ -1,4 +1,4 @@
-"""What a batch of so many rows will take, learnt from what batches took."""
+"""What a batch of such a size will take, learnt from what batches took."""
 
 import math
 from typing import Final
@@ -14,7 +14,7 @@ _DECAY: Final = 0.95
 # The second in a row is the new beginning of what is known: the model has become slow.
 _MAX_SURPRISE: Final = 2.0
 
-# Sizes that differ less from their mean, as a share of it, tell nothing of a row's cost.
+# Sizes that differ less from their mean, as a share of it, tell nothing of what an element costs.
 _MIN_SPREAD: Final = 0.05
 
 # A run whose thread was on a CPU for this share of it did not wait for anything.
@@ -26,7 +26,7 @@ _MAX_WAIT_S: Final = 1e-3
 
 
 class CostEstimate:
-    """The seconds of a batch as a + b * rows, by least squares over the latest ones.
+    """The seconds of a batch as a + b * size, by least squares over the latest ones.
 
     Errors count relative to the duration, so that large batches do not drown small ones. Sizes that
     were not seen lately are taken to be dear: much larger ones, and while all batches have the same
@@ -60,19 +60,19 @@ class CostEstimate:
         self._largest = 0.0
         self._was_surprised = False
 
-    def seconds(self, n_rows: int) -> float:
+    def seconds(self, size: int) -> float:
         """Give the estimate for a batch; infinity while too little is known."""
         if self._n_batches < _MIN_BATCHES:
             return math.inf
-        if n_rows > 2 * self._largest:
-            return self._sum_y / self._sum_n * n_rows
-        return max(self._a + self._b * n_rows, self._least)
+        if size > 2 * self._largest:
+            return self._sum_y / self._sum_n * size
+        return max(self._a + self._b * size, self._least)
 
-    def add(self, n_rows: int, seconds: float, cpu_seconds: float, *, on_loop: bool) -> None:
+    def add(self, size: int, seconds: float, cpu_seconds: float, *, on_loop: bool) -> None:
         """Learn from a batch.
 
         Args:
-            n_rows: Its rows, 1 or more.
+            size: Its size, 1 or more: its rows, or elements, but always the same.
             seconds: What it took on the clock.
             cpu_seconds: What it took of the CPU, of the thread that called the model.
             on_loop: It ran on the event loop, where nothing of this process held it up.
@@ -82,7 +82,7 @@ class CostEstimate:
         elif on_loop and seconds - cpu_seconds > _MAX_WAIT_S:
             self._is_computing = False
         took = cpu_seconds if self._is_computing else seconds
-        expected = self.seconds(n_rows)
+        expected = self.seconds(size)
         is_surprise = took > _MAX_SURPRISE * expected
         if is_surprise and self._was_surprised:
             self._sum_1 = self._sum_n = self._sum_nn = self._sum_y = self._sum_ny = 0.0
@@ -92,18 +92,18 @@ class CostEstimate:
             took = _MAX_SURPRISE * expected
         self._was_surprised = is_surprise
         # It fades as the batches do: the slope of small ones says little of a large one.
-        self._largest = max(self._largest * _DECAY, n_rows)
+        self._largest = max(self._largest * _DECAY, size)
         self._n_batches += 1
         # A clock that stands still must not divide by zero.
-        self._fit(n_rows, took, max(took if math.isinf(expected) else expected, 1e-7))
+        self._fit(size, took, max(took if math.isinf(expected) else expected, 1e-7))
 
-    def _fit(self, n_rows: int, took: float, scale: float) -> None:
+    def _fit(self, size: int, took: float, scale: float) -> None:
         weight = 1 / (scale * scale)
         self._sum_1 = self._sum_1 * _DECAY + weight
-        self._sum_n = self._sum_n * _DECAY + weight * n_rows
-        self._sum_nn = self._sum_nn * _DECAY + weight * n_rows * n_rows
+        self._sum_n = self._sum_n * _DECAY + weight * size
+        self._sum_nn = self._sum_nn * _DECAY + weight * size * size
         self._sum_y = self._sum_y * _DECAY + weight * took
-        self._sum_ny = self._sum_ny * _DECAY + weight * n_rows * took
+        self._sum_ny = self._sum_ny * _DECAY + weight * size * took
         mean_n, mean_y = self._sum_n / self._sum_1, self._sum_y / self._sum_1
         variance = self._sum_nn / self._sum_1 - mean_n * mean_n
         if variance <= (_MIN_SPREAD * mean_n) ** 2:

@@ -20,12 +20,15 @@ class TensorCall:
         options: What else it asks for.
         key: Calls of equal keys may join; None runs alone.
         n_rows: Its rows, at least 1.
+        size: Its elements, at least 1. Where an axis beside the rows may be of any length, or
+            nothing is known of the axes, the rows tell nothing of the cost.
     """
 
     tensors: Tensors
     options: PredictOptions
     key: Hashable
     n_rows: int
+    size: int
 
 
 class TensorBatches:
@@ -58,7 +61,8 @@ class TensorBatches:
         if self._has_rows and n_rows > 0:
             inputs = tuple([(name, a.dtype, a.shape[1:]) for name, a in tensors.items()])
             key = (inputs, options.outputs, _parameters_key(options))
-        return TensorCall(tensors, options, key, max(n_rows, 1))
+        size = sum([array.size for array in tensors.values()])
+        return TensorCall(tensors, options, key, max(n_rows, 1), max(size, 1))
 
     def run(self, calls: list[TensorCall]) -> list[Tensors]:
         """Call the model once for calls of equal keys, or for one; blocks.
