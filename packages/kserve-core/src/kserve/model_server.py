@@ -25,6 +25,7 @@ from kserve.model_repository import ModelRepository, ModelState, load, public_re
 from kserve.predictor_config import PredictorConfig
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest.app import Application
+from kserve.protocol.rest.intake import Intake
 from kserve.protocol.rest.server import RESTServer
 from kserve.watch import DirectoryWatch
 
@@ -366,6 +367,7 @@ class ModelServer:
             log_requests=self.config.enable_latency_logging,
             max_decompressed_bytes=self.config.max_decompressed_bytes,
             cloudevents=self.config.cloudevents,
+            intake=Intake.from_config(self.config),
         )
 
     def _make_grpc_server(self) -> "GRPCServer | None":

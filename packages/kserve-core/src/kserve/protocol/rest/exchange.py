@@ -2,23 +2,27 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from time import perf_counter
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, TypeVarTuple, Unpack
 
 import orjson
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from kserve.config import CloudEventConfig
-from kserve.errors import InferenceServerError, describe
-from kserve.listing import shortened
-from kserve.logging import logger, request_id_var, trace_logger
+from kserve.endpoint import Endpoint
+from kserve.errors import InferenceServerError, TooManyRequests, describe
+from kserve.logging import log_request, logger, request_id_var
 from kserve.metrics import AnswerMetrics
 from kserve.protocol.codec.encoded_json import EncodedJson
 from kserve.protocol.codec.v2_binary import EncodedBinary
 from kserve.protocol.rest.compression import MIN_COMPRESSED_BYTES, Compression, RawHeaders
-from kserve.protocol.rest.http import WIRE, Wire, request_id_of
+from kserve.protocol.rest.http import WIRE, Wire
+from kserve.request_ids import request_id_of
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 # body, headers -> body, headers
 Wrap = Callable[[bytes, RawHeaders], tuple[bytes, RawHeaders]]
@@ -82,6 +86,7 @@ class Exchange:
         "_receive",
         "_send",
         "_started",
+        "_wire",
         "cloudevents",
         "fields",
         "metrics",
@@ -103,6 +108,7 @@ class Exchange:
         cloudevents: CloudEventConfig | None = None,
     ) -> None:
         self.scope = scope
+        self._wire: Wire | None = scope.get(WIRE)
         self.fields: dict[bytes, bytes] = dict(reversed(scope["headers"]))
         self.metrics = metrics
         self.cloudevents = cloudevents or CloudEventConfig()
@@ -116,7 +122,8 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._started = perf_counter()
-        self.request_id = request_id_of(self.header(b"x-request-id"))
+        given = self.fields.get(b"x-request-id")
+        self.request_id = request_id_of(given.decode("latin-1") if given else None)
         request_id_var.set(self.request_id)
 
     def header(self, name: bytes) -> bytes | None:
@@ -143,11 +150,15 @@ class Exchange:
         Raises:
             ClientDisconnected: The client went away before it had sent everything.
             UnsupportedEncoding, InvalidInput, RequestTooLarge: It cannot be decompressed.
+            TooManyRequests: What it becomes has no room beside the requests in flight.
         """
-        if b"content-encoding" in self.fields:
-            encoding = self._listed(b"content-encoding")
-            return await self._compression.decompress(await self._read(), encoding)
-        return await self._read()
+        if b"content-encoding" not in self.fields:
+            return await self._read()
+        encoding = self._listed(b"content-encoding")
+        body = await self._compression.decompress(await self._read(), encoding)
+        if self._wire is not None:
+            self._wire.hold(len(body))
+        return body
 
     async def binary_body(self, json_length: int) -> memoryview:
         """Read a whole body of a JSON part and tensors, so that the first tensor is aligned.
@@ -156,7 +167,8 @@ class Exchange:
             json_length: Length in bytes of the JSON part.
 
         Raises:
-            ClientDisconnected, UnsupportedEncoding, InvalidInput, RequestTooLarge: As `body`.
+            ClientDisconnected, UnsupportedEncoding, InvalidInput, RequestTooLarge,
+            TooManyRequests: As `body`.
         """
         if b"content-encoding" in self.fields:
             return memoryview(await self.body())
@@ -169,6 +181,48 @@ class Exchange:
                 return memoryview(buffer)[padding:].toreadonly()
             message = await self._receive()
         raise ClientDisconnected
+
+    def refusal(
+        self, endpoint: Endpoint, is_current: Callable[[Endpoint], bool]
+    ) -> TooManyRequests:
+        """Give the refusal of a request whose model is full; more of its kind get it sooner.
+
+        Args:
+            endpoint: What the request is for.
+            is_current: Whether a later request of the same target would be for it, too.
+        """
+        if self._wire is not None:
+            self._wire.refuse_quickly(self.protocol, endpoint, is_current)
+        return endpoint.admission.refusal()
+
+    async def work(self, function: Callable[[Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T:
+        """Await what is done for the client; cancelled if it goes away.
+
+        Raises:
+            ClientDisconnected: It went away.
+            Exception: Whatever the function raises.
+        """
+        wire = self._wire
+        if wire is None:
+            return await function(*args)
+        if wire.is_gone:
+            raise ClientDisconnected
+        wire.worker = asyncio.current_task()
+        try:
+            result = await function(*args)
+        except asyncio.CancelledError:
+            # Nothing outside this has asked for a cancellation, so nothing outside shall see one.
+            if wire.is_gone and wire.end_work():
+                raise ClientDisconnected from None
+            raise
+        except Exception:
+            wire.end_work()
+            raise
+        if wire.is_gone:
+            wire.end_work()
+            raise ClientDisconnected
+        wire.worker = None
+        return result
 
     def _listed(self, name: bytes) -> bytes:
         # "its field value is the list of field line values [...] separated by a comma"
@@ -275,30 +329,26 @@ class Exchange:
             logger.error("Request failed", exc_info=exc)
         if not self.status:
             await self.reply(body, headers, status)
-        elif wire := self._wire():
-            wire.cut()
+        elif self._wire is not None:
+            self._wire.cut()
 
-    def leave(self) -> None:
+    async def leave(self) -> None:
         """Take note that the client was gone before it had read everything."""
-        wire = self._wire()
+        wire = self._wire
         self._outcome = (wire and wire.refused_status) or _CLIENT_CLOSED
+        if wire is not None and not wire.is_bare and not self.status:
+            # Nobody reads it, but a middleware may not expect that there is no response.
+            await self.reply(b"", [], self._outcome)
 
     def finish(self, log: bool) -> None:
         """Count the answer and, if it was an inference request, log its line."""
+        if self._wire is not None and self._wire.n_held:
+            self._wire.release()
         status = self._outcome or self.status or _CLIENT_CLOSED
         self.metrics.count_answer(self.protocol, status)
         if log and self.model_name:
-            fields = {
-                "request_id": self.request_id,
-                "model": shortened(self.model_name),
-                "protocol": self.protocol,
-                "status": status,
-                "duration_ms": round((perf_counter() - self._started) * 1000, 3),
-            }
-            trace_logger.info("request", extra={"fields": fields})
-
-    def _wire(self) -> Wire | None:
-        return cast(Wire | None, self.scope.get(WIRE))
+            seconds = perf_counter() - self._started
+            log_request(self.request_id, self.model_name, self.protocol, status, seconds)
 
     async def _send_chunks(self, iterator: AsyncIterator[Any], headers: RawHeaders) -> None:
         try:
