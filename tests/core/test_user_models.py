@@ -1021,7 +1021,10 @@ def test_requests_that_wait_are_one_call_of_predict(model: Batched) -> None:
         answers = together(port, body("a", [[1, 2]]), body("b", [[3, 4], [5, 6]]), send=infer)
 
     def response_to(request_id: str, sums: list[float]) -> Any:
-        outputs = [("sum", "FP64", sums), ("n", "INT64", [3] * len(sums))]
+        outputs: list[tuple[str, str, list[Any]]] = [
+            ("sum", "FP64", sums),
+            ("n", "INT64", [3] * len(sums)),
+        ]
         return {
             "model_name": "m",
             "model_version": None,
