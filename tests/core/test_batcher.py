@@ -312,18 +312,19 @@ async def test_a_free_model_waits_for_no_rows_while_others_wait_that_cannot_join
     assert model.batches[:2] == [[1], [2]]
 
 
-async def test_a_timer_that_finds_an_empty_queue_does_nothing() -> None:
+async def test_a_timer_ends_with_the_last_request_that_it_is_for() -> None:
     model = Doubler()
-    batcher = make(model.run, 8, max_batch_delay_s=0.001)
+    batcher = make(model.run, 2, max_batch_delay_s=3600)
 
-    first = ask(batcher, 1)
+    task = ask(batcher, 1)
+    await turns(5)
+    was_set = batcher._delay_timer is not None
+    task.cancel()
     await turns()
-    first.cancel()
-    while batcher._delay_timer is not None:  # noqa: ASYNC110 - nothing tells
-        await asyncio.sleep(0.001)
+    is_set = batcher._delay_timer is not None
 
-    assert await batcher.submit(2, "same", 1) == 4
-    assert model.batches == [[2]]
+    assert [*await asyncio.gather(ask(batcher, 2), ask(batcher, 3))] == [4, 6]
+    assert (was_set, is_set) == (True, False)
 
 
 async def test_as_many_batches_run_at_the_same_time_as_may() -> None:

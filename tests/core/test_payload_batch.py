@@ -320,6 +320,21 @@ def test_response_headers_are_those_of_each() -> None:
     assert second == {"x-set": "1"}
 
 
+def test_what_is_written_into_one_result_reaches_no_other() -> None:
+    first, second = run({"predictions": [1, 2, 3], "note": {}}, rows(1), rows(2, 3))
+    array = np.array([1, 2, 3])
+    output = InferOutput.from_array("y", [3], "INT64", array, {"p": []})
+    response = InferResponse(None, "m", [output], parameters={"q": []})
+    one, other = run(response, v2([1.0]), v2([2.0, 3.0]))
+
+    first["note"]["mine"] = 1
+    one.parameters["q"].append(1)
+    one.outputs[0].parameters["p"].append(1)
+
+    assert second == {"predictions": [2, 3], "note": {}}
+    assert (other.parameters, other.outputs[0].parameters) == ({"q": []}, {"p": []})
+
+
 @pytest.mark.parametrize(
     ("result", "reason"),
     [

@@ -312,6 +312,10 @@ class Batcher:
         """Forget a request whose caller has gone."""
         if item in self._queue:
             self._drop(item)
+            if not self._queue and self._delay_timer is not None:
+                # It would keep the model until then.
+                self._delay_timer.cancel()
+                self._delay_timer = None
         elif item.batch is not None:
             item.batch.n_waiting -= 1
             if item.batch.n_waiting == 0 and item.batch.task is not None:

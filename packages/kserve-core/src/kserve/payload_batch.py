@@ -1,6 +1,7 @@
 """The payloads of a user's model as one call of its `predict`, where `batching = True`."""
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
@@ -201,10 +202,15 @@ def _split(result: Any, headers: dict[str, str], calls: list[PayloadCall]) -> li
         results = _split_response(result, calls)
     elif isinstance(result, dict):
         pieces = _split_rows(result.get("predictions"), calls)
-        results = [{**result, "predictions": piece} for piece in pieces]
+        # What a postprocess writes into one must not reach another client.
+        results = [{**deepcopy(_others(result)), "predictions": piece} for piece in pieces]
     else:
         results = _split_rows(result, calls)
     return [(part, dict(headers)) for part in results]
+
+
+def _others(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if key != "predictions"}
 
 
 def _read_result(result: dict[str, Any]) -> InferResponse:
@@ -240,12 +246,12 @@ def _split_response(response: InferResponse, calls: list[PayloadCall]) -> list[I
                     list(piece[i].shape),
                     output.datatype,
                     piece[i].reshape(-1),
-                    output.parameters,
+                    deepcopy(output.parameters),
                 )
                 for output, piece in zip(response.outputs, pieces, strict=True)
             ],
             response.model_version,
-            parameters=response.parameters,
+            parameters=deepcopy(response.parameters),
             use_binary_outputs=call.payload.use_binary_outputs,
             requested_outputs=call.payload.request_outputs,
         )
