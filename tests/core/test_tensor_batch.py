@@ -116,6 +116,20 @@ def test_the_datatype_of_an_input_whose_own_is_a_guess_keeps_requests_apart() ->
     assert keys[0] != keys[1]
 
 
+def test_texts_and_bytes_never_mix() -> None:
+    model = Sums()
+    model.signature = Signature((TensorSpec("x", "BYTES", (-1,)),), (Y,))
+    batches = TensorBatches(model)
+
+    keys = [
+        batches.check(request(np.array([value], object), datatype="BYTES")).key
+        for value in ("a", b"a", "b")
+    ]
+
+    assert keys[0] != keys[1]
+    assert keys[0] == keys[2]
+
+
 def test_the_order_of_parameters_does_not_matter() -> None:
     batches = TensorBatches(Sums())
 
