@@ -589,7 +589,8 @@ async def test_a_hang_is_told_although_a_thread_could_not_be_started_before(
     await hangs.news()
     release.set()
 
-    assert (hangs.heard, await call) == ([True], True)
+    # The timer may have seen its return already.
+    assert (hangs.heard[0], await call) == (True, True)
 
 
 async def test_telling_of_a_hang_leaves_nothing_to_the_collector(quick_look: None) -> None:
@@ -634,4 +635,5 @@ def test_a_hang_is_told_on_the_loop_of_a_server_that_is_started_again(quick_look
     asyncio.run(leave())
     asyncio.run(return_())
 
-    assert heard == [True]
+    # The timer may have seen its return already.
+    assert heard[0] is True
