@@ -18,7 +18,7 @@ from kserve.metrics import AnswerMetrics
 from kserve.protocol.codec.encoded_json import EncodedJson
 from kserve.protocol.codec.v2_binary import EncodedBinary
 from kserve.protocol.rest.compression import MIN_COMPRESSED_BYTES, Compression, RawHeaders
-from kserve.protocol.rest.http import WIRE, Wire
+from kserve.protocol.rest.http import BODILESS, WIRE, Wire
 from kserve.request_ids import request_id_of
 
 T = TypeVar("T")
@@ -53,9 +53,6 @@ _OWN_HEADERS: Final = frozenset(
 # Source: RFC 9110, 5.1 and 5.5, https://www.rfc-editor.org/rfc/rfc9110
 _HEADER_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE: Final = re.compile(rb"[\t -~\x80-\xff]*")
-
-# These have no body. Source: RFC 9110, 6.4.1.
-_BODILESS: Final = (204, 304)
 
 # As nginx logs it: the client closed the connection before the answer.
 _CLIENT_CLOSED: Final = 499
@@ -258,9 +255,11 @@ class Exchange:
             accepted = self._listed(b"accept-encoding")
             body, headers = await self._compression.compress(body, headers, accepted)
         length = (b"content-length", b"%d" % len(body))
-        await self.send(
-            {"type": "http.response.start", "status": status, "headers": [*headers, length]}
-        )
+        headers = [*headers, length, (b"x-request-id", self.request_id.encode())]
+        if self._wire is not None and self._wire.respond(status, headers, body):
+            self.status = status
+            return
+        await self.send({"type": "http.response.start", "status": status, "headers": headers[:-1]})
         await self.send({"type": "http.response.body", "body": body})
 
     async def reply_json(self, encoded: EncodedJson, headers: RawHeaders) -> None:
@@ -400,7 +399,7 @@ def _error_response(exc: Exception) -> tuple[int, bytes, RawHeaders]:
             return status, body, [*JSON_HEADERS, *encode_headers(exc.http_headers)]
         return status, body, JSON_HEADERS
     headers = encode_headers(exc.headers or {})
-    if exc.status_code in _BODILESS:
+    if exc.status_code in BODILESS:
         return exc.status_code, b"", headers
     body = orjson.dumps({"detail": exc.detail}, default=str)
     return exc.status_code, body, _json_headers(headers)
