@@ -1,5 +1,6 @@
 """A registered model, bound once."""
 
+import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -329,3 +330,90 @@ async def test_a_model_is_asked_again_once_it_has_answered() -> None:
     answers = [await is_healthy(model) for _ in range(3)]
 
     assert (answers, model.n_asked) == ([True, True, True], 3)
+
+
+# Which models are batched.
+
+
+class Plain(Model):
+    def predict(self, payload: Any) -> Any:  # type: ignore[override]
+        return payload
+
+
+class SaysSo(Plain):
+    batching = True
+
+
+class SaysNo(SaysSo):
+    batching = False
+
+
+class PreprocessThatSaysSo(WithPreprocess):
+    batching = True
+
+
+def with_attribute() -> Model:
+    model = Plain("m")
+    model.batching = True
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        pytest.param(Plain("m"), False, id="model of the user"),
+        pytest.param(SaysSo("m"), True, id="that says so"),
+        pytest.param(SaysNo("m"), False, id="that takes it back"),
+        pytest.param(with_attribute(), True, id="that says so of one object"),
+        pytest.param(Sums(), True, id="tensor model"),
+        pytest.param(WithPreprocess(), False, id="tensor model with a handler of its own"),
+        pytest.param(PreprocessThatSaysSo(), True, id="that says so itself"),
+        pytest.param(AsyncCalled(), False, id="that is called"),
+    ],
+)
+def test_a_model_is_batched_if_it_is_one_of_tensors_or_says_so(
+    model: BaseKServeModel, expected: bool
+) -> None:
+    assert (bound(model).resources._batcher is not None) is expected
+
+
+async def test_a_tensor_model_with_a_preprocess_that_says_so_gets_the_rows_of_several() -> None:
+    endpoint = bound(PreprocessThatSaysSo())
+
+    answers = await asyncio.gather(
+        endpoint.run({"instances": [1]}, {}, "predict"),
+        endpoint.run({"instances": [2, 3]}, {}, "predict"),
+    )
+
+    assert [*answers] == [({"predictions": [2.0]}, {}), ({"predictions": [4.0, 6.0]}, {})]
+
+
+class StreamsBatches(SaysSo):
+    def predict(self, payload: Any) -> Iterator[Any]:  # type: ignore[override]
+        yield payload
+
+
+class AsyncStreamsBatches(SaysSo):
+    async def predict(self, payload: Any) -> AsyncIterator[Any]:  # type: ignore[override]
+        yield payload
+
+
+@pytest.mark.parametrize("model", [StreamsBatches("m"), AsyncStreamsBatches("m")])
+def test_a_model_that_streams_cannot_be_batched(model: Model) -> None:
+    with pytest.raises(ValueError, match="^model m: a predict that streams cannot have batching"):
+        bound(model)
+
+
+async def test_two_names_of_a_model_share_its_queue() -> None:
+    model = Sums()
+    resources = ModelResources(model, "shared-queue", ServerConfig())
+    endpoints = [bind(model, name, resources) for name in ("sums", "alias")]
+
+    answers = await asyncio.gather(
+        *(endpoint.run(REQUEST, {}, "predict") for endpoint in endpoints)
+    )
+
+    assert [response.outputs[0].data for response, _ in answers] == [[3.0], [3.0]]
+    assert (
+        REGISTRY.get_sample_value("kserve_queue_seconds_count", {"model_name": "shared-queue"}) == 2
+    )

@@ -4,9 +4,11 @@ import asyncio
 import contextvars
 import functools
 import gc
+import logging
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -410,3 +412,228 @@ async def test_cancelling_the_caller_cancels_async_user_code() -> None:
         await task
 
     assert outcome == ["cancelled"]
+
+
+# Calls that do not return.
+
+
+class Hangs:
+    """Hears of hangs, and waits to be told of them."""
+
+    def __init__(self) -> None:
+        self.heard: list[bool] = []
+        self._news = asyncio.Event()
+
+    def __call__(self, has_hung: bool) -> None:
+        self.heard.append(has_hung)
+        self._news.set()
+
+    async def news(self) -> None:
+        await self._news.wait()
+        self._news.clear()
+
+
+@pytest.fixture
+def quick_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kserve.executor._HUNG_POLL_S", 0.005)
+
+
+async def test_a_call_that_does_not_return_is_told_and_so_is_its_return(
+    quick_look: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("kserve"), "propagate", True)
+    hangs, release = Hangs(), threading.Event()
+    threads = ModelThreads("hangs", 1, 0.2, hangs)
+
+    def call_of_the_model() -> bool:
+        return release.wait(_JOIN_S)
+
+    call = threads.submit(call_of_the_model)
+    await hangs.news()
+    while_it_hangs = threads.has_hung
+    release.set()
+    await hangs.news()
+
+    assert (while_it_hangs, threads.has_hung, await call) == (True, False, True)
+    assert hangs.heard == [True, False]
+    first, second = caplog.records
+    assert first.message.startswith("Model hangs: a call has not returned for 0.2 s; it is at\n")
+    assert "in call_of_the_model" in first.message
+    assert second.message == "Model hangs: the call that had hung has returned"
+
+
+async def test_one_thread_that_hangs_is_enough(quick_look: None) -> None:
+    hangs, release = Hangs(), threading.Event()
+    threads = ModelThreads("half", 2, 0.01, hangs)
+
+    call = threads.submit(release.wait, _JOIN_S)
+    await threads.run(int)
+    await hangs.news()
+    release.set()
+    await call
+    await hangs.news()
+
+    assert hangs.heard == [True, False]
+
+
+async def look_until_idle(threads: ModelThreads) -> None:
+    """Look as the timer does, until there is nothing to look for."""
+    while threads._hang_timer is not None:
+        threads._hang_timer.cancel()
+        threads.look_for_hang(asyncio.get_running_loop())
+        await asyncio.sleep(0.001)
+
+
+async def test_calls_that_return_have_not_hung_and_the_timer_ends_with_them() -> None:
+    hangs = Hangs()
+    threads = ModelThreads("brisk", 1, 3600, hangs)
+
+    for _ in range(20):
+        await threads.run(int)
+    is_watched = threads._hang_timer is not None
+    await look_until_idle(threads)
+
+    assert is_watched
+    assert (hangs.heard, threads.has_hung) == ([], False)
+
+
+async def test_a_call_after_a_pause_is_watched_again() -> None:
+    threads = ModelThreads("again", 1, 3600)
+    await threads.run(int)
+    await look_until_idle(threads)
+
+    await threads.run(int)
+
+    assert threads._hang_timer is not None
+
+
+async def test_a_call_that_began_before_another_s_time_was_over_has_its_whole_time() -> None:
+    hangs, release, entered = Hangs(), threading.Event(), threading.Event()
+    threads = ModelThreads("whole", 1, 3600, hangs)
+    loop = asyncio.get_running_loop()
+
+    def block() -> None:
+        entered.set()
+        release.wait(_JOIN_S)
+
+    await threads.run(int)
+    call = threads.submit(block)
+    await run_in_new_thread(entered.wait, _JOIN_S)
+    timer = threads._hang_timer
+    assert timer is not None
+    timer.cancel()
+    threads.look_for_hang(loop)
+
+    assert threads._hang_timer is not timer
+    assert (hangs.heard, threads.has_hung) == ([], False)
+    release.set()
+    await call
+
+
+async def test_a_call_on_its_way_to_its_thread_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    hangs, go_on, arrived = Hangs(), threading.Event(), threading.Event()
+    threads = ModelThreads("arriving", 1, 3600, hangs)
+    await threads.run(int)
+
+    def slow_clock() -> float:
+        if threading.current_thread().name == "arriving-0":
+            # The call is no longer in the queue, and has not begun.
+            arrived.set()
+            go_on.wait(_JOIN_S)
+        return perf_counter()
+
+    monkeypatch.setattr("kserve.executor.perf_counter", slow_clock)
+    call = threads.submit(int)
+    await run_in_new_thread(arrived.wait, _JOIN_S)
+    threads.look_for_hang(asyncio.get_running_loop())
+    is_watched = threads._hang_timer is not None
+    go_on.set()
+    await call
+
+    assert is_watched
+
+
+async def test_the_timer_keeps_nothing_alive() -> None:
+    threads = ModelThreads("forgotten", 1, 3600)
+    await threads.run(int)
+    (worker,) = threads.workers
+    is_freed = weakref.ref(threads)
+
+    del threads
+    worker.join(_JOIN_S)
+
+    assert (is_freed(), worker.is_alive()) == (None, False)
+
+
+async def test_no_hang_timeout_sets_no_timer() -> None:
+    threads = ModelThreads("untimed")
+
+    await threads.run(int)
+
+    assert threads._hang_timer is None
+
+
+async def test_a_hang_is_told_although_a_thread_could_not_be_started_before(
+    quick_look: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, release = Hangs(), threading.Event()
+    threads = ModelThreads("retried", 1, 0.01, hangs)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            threading.Thread, "start", lambda self: fail(RuntimeError("can't start new thread"))
+        )
+        with pytest.raises(RuntimeError):
+            threads.submit(int)
+
+    call = threads.submit(release.wait, _JOIN_S)
+    await hangs.news()
+    release.set()
+
+    # The timer may have seen its return already.
+    assert (hangs.heard[0], await call) == (True, True)
+
+
+async def test_telling_of_a_hang_leaves_nothing_to_the_collector(quick_look: None) -> None:
+    hangs, release = Hangs(), threading.Event()
+    threads = ModelThreads("tidy", 1, 0.01, hangs)
+    payload = Payload()
+    is_freed = weakref.ref(payload)
+
+    async def hang(payload: Payload) -> None:
+        await threads.run(lambda held: release.wait(_JOIN_S), payload)
+
+    gc.disable()
+    try:
+        task = asyncio.ensure_future(hang(payload))
+        del payload
+        await hangs.news()
+        release.set()
+        await task
+        del task
+        await threads.run(int)
+
+        assert is_freed() is None
+    finally:
+        gc.enable()
+
+
+def test_a_hang_is_told_on_the_loop_of_a_server_that_is_started_again(quick_look: None) -> None:
+    heard: list[bool] = []
+    threads = ModelThreads("restarted", 1, 0.5, heard.append)
+    release = threading.Event()
+
+    async def leave() -> None:
+        await threads.run(int)
+
+    async def return_() -> None:
+        call = threads.submit(release.wait, _JOIN_S)
+        while not heard:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.001)
+        release.set()
+        await call
+
+    asyncio.run(leave())
+    asyncio.run(return_())
+
+    # The timer may have seen its return already.
+    assert heard[0] is True

@@ -3,7 +3,7 @@
 import pytest
 from prometheus_client import REGISTRY
 
-from kserve.metrics import AnswerMetrics, ModelMetrics
+from kserve.metrics import AnswerMetrics, BatchMetrics, ModelMetrics, forget_model
 
 
 def _samples(model_name: str) -> dict[tuple[str, ...], float]:
@@ -71,3 +71,61 @@ def test_what_concerns_no_model_adds_no_histogram() -> None:
         ("kserve_requests_total", "", "404"): 1,
         ("kserve_nonfinite_values_total",): 0,
     }
+
+
+def test_a_queue_that_nobody_used_shows_zeros() -> None:
+    BatchMetrics("metrics-idle-queue")
+
+    assert _samples("metrics-idle-queue") == {
+        ("kserve_batch_rows_count",): 0,
+        ("kserve_batch_rows_sum",): 0,
+        ("kserve_queue_seconds_count",): 0,
+        ("kserve_queue_seconds_sum",): 0,
+        ("kserve_queue_rows",): 0,
+        ("kserve_queue_requests",): 0,
+        ("kserve_queue_left_total",): 0,
+        ("kserve_unbatched_spells_total",): 0,
+    }
+
+
+def test_batches_are_counted_by_why_they_were_released_and_where_they_ran() -> None:
+    metrics = BatchMetrics("metrics-batches")
+
+    metrics.released("free", "loop", 3)
+    metrics.released("free", "loop", 4)
+    metrics.released("retry", "thread", 1)
+
+    assert {key: value for key, value in _samples("metrics-batches").items() if value} == {
+        ("kserve_batches_total", "free", "loop"): 2,
+        ("kserve_batches_total", "retry", "thread"): 1,
+        ("kserve_batch_rows_count",): 3,
+        ("kserve_batch_rows_sum",): 8,
+    }
+
+
+def test_what_leaves_the_queue_is_taken_off_the_gauges() -> None:
+    metrics = BatchMetrics("metrics-queue")
+    metrics.queue_requests.inc(4)
+    metrics.queue_rows.inc(40)
+
+    metrics.took(2, 20)
+    metrics.left(15)
+    metrics.waited(0.5)
+
+    assert {key: value for key, value in _samples("metrics-queue").items() if value} == {
+        ("kserve_queue_requests",): 1,
+        ("kserve_queue_rows",): 5,
+        ("kserve_queue_left_total",): 1,
+        ("kserve_queue_seconds_count",): 1,
+        ("kserve_queue_seconds_sum",): 0.5,
+    }
+
+
+def test_a_model_that_was_unloaded_leaves_nothing() -> None:
+    model, batches = ModelMetrics("metrics-gone"), BatchMetrics("metrics-gone")
+    model.count_answer("v1", 200)
+    batches.released("free", "loop", 3)
+
+    forget_model("metrics-gone")
+
+    assert _samples("metrics-gone") == {}

@@ -849,3 +849,216 @@ def test_a_server_that_stops_leaves_no_thread_of_its_own() -> None:
     for thread in left:
         thread.join(_JOIN_S)
     assert [thread.name for thread in left if thread.is_alive()] == []
+
+
+# Models that say `batching = True`.
+
+
+class Batched(Model):
+    """Answers each row with the number of rows that it came with, on this thread."""
+
+    batching = True
+
+    def __init__(self, return_response_headers: bool = False) -> None:
+        super().__init__("m", return_response_headers)
+        self.payloads: list[Any] = []
+
+    def answer(self, payload: Any) -> Any:
+        self.payloads.append(payload)
+        rows = payload["instances"]
+        if any(np.any(np.equal(row, -1)) for row in rows if not isinstance(row, dict)):
+            raise InvalidInput("-1 does not suit the model")
+        return {"predictions": [[here(), len(rows), row] for row in rows]}
+
+    def predict(self, payload: Any, headers: dict[str, str]) -> Any:  # type: ignore[override]
+        assert headers == {}
+        return self.answer(payload)
+
+
+class AsyncBatched(Batched):
+    async def predict(self, payload: Any) -> Any:  # type: ignore[override]
+        return self.answer(payload)
+
+
+class ListBatched(Batched):
+    def predict(self, payload: Any) -> Any:  # type: ignore[override]
+        return self.answer(payload)["predictions"]
+
+
+class ArrayBatched(Batched):
+    def preprocess(self, payload: Any) -> Any:  # type: ignore[override]
+        return {"instances": np.array(payload["instances"], np.float64)}
+
+    def predict(self, payload: Any) -> Any:  # type: ignore[override]
+        self.payloads.append(payload)
+        rows = payload["instances"]
+        return {"predictions": [[here(), len(rows), row] for row in rows.tolist()]}
+
+
+def batches_of(n_rows: int) -> dict[str, Any]:
+    """Give settings under which a batch waits until it has so many rows."""
+    return {"max_batch_size": n_rows, "max_batch_delay_ms": 3_600_000}
+
+
+def together(port: int, *payloads: Any, send: Callable[..., Response] = predict) -> list[Response]:
+    with ThreadPoolExecutor(len(payloads)) as pool:
+        return list(pool.map(lambda payload: send(port, payload), payloads))
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "place"),
+    [
+        pytest.param(Batched(), ([1, 2], [3, 4]), "m-0", id="plain"),
+        pytest.param(AsyncBatched(), ([1, 2], [3, 4]), LOOP, id="async"),
+        pytest.param(Batched(), ({"a": 1}, {"a": 2}), "m-0", id="rows as objects"),
+        pytest.param(ArrayBatched(), ([1.0, 2.0], [3.0, 4.0]), "m-0", id="arrays"),
+    ],
+)
+def test_payloads_that_wait_are_one_call_of_predict(model: Batched, rows: Any, place: str) -> None:
+    with serve(model, **batches_of(3)) as port:
+        answers = together(port, {"instances": [rows[0]]}, {"instances": [rows[1], rows[0]]})
+
+    assert [answer(response) for response in answers] == [
+        (200, {"predictions": [[place, 3, rows[0]]]}),
+        (200, {"predictions": [[place, 3, rows[1]], [place, 3, rows[0]]]}),
+    ]
+    assert len(model.payloads) == 1
+
+
+def test_a_list_of_results_is_given_as_a_list() -> None:
+    with serve(ListBatched(), **batches_of(2)) as port:
+        answers = together(port, {"instances": [1]}, {"instances": [2]})
+
+    assert [response.json() for response in answers] == [[["m-0", 2, 1]], [["m-0", 2, 2]]]
+
+
+def test_payloads_of_other_columns_are_calls_of_their_own() -> None:
+    model = Batched()
+
+    with serve(model, max_batch_size=2, max_batch_delay_ms=1) as port:
+        answers = together(port, {"instances": [{"a": 1}]}, {"instances": [{"b": 1}]})
+
+    assert [response.json()["predictions"][0][1] for response in answers] == [1, 1]
+    assert len(model.payloads) == 2
+
+
+def test_only_the_payload_at_fault_fails() -> None:
+    model = Batched()
+
+    with serve(model, **batches_of(4)) as port:
+        answers = together(port, *({"instances": [row]} for row in (1, 2, -1, 3)))
+
+    assert [response.status for response in answers] == [200, 200, 400, 200]
+    assert answers[2].json() == {"error": "-1 does not suit the model"}
+    assert [response.json()["predictions"][0][2] for response in answers if response.status == 200]
+    assert len(model.payloads[0]["instances"]) == 4
+
+
+class HeadersBatched(Batched):
+    def preprocess(self, payload: Any, headers: dict[str, str]) -> Any:  # type: ignore[override]
+        return {"instances": [*payload["instances"], headers["x-a"]][-1:]}
+
+    def predict(  # type: ignore[override]
+        self, payload: Any, headers: dict[str, str], response_headers: dict[str, str]
+    ) -> Any:
+        assert headers == {}
+        response_headers["x-batch"] = str(len(payload["instances"]))
+        return {"predictions": payload["instances"]}
+
+    def postprocess(  # type: ignore[override]
+        self, result: Any, headers: dict[str, str], response_headers: dict[str, str]
+    ) -> Any:
+        response_headers["x-own"] = headers["x-a"]
+        return result
+
+
+def test_headers_are_those_of_each_request_and_predict_gets_none() -> None:
+    def send(port: int, value: str) -> Response:
+        return predict(port, {"instances": [0]}, **{"x-a": value})
+
+    with serve(HeadersBatched(return_response_headers=True), **batches_of(2)) as port:
+        answers = together(port, "first", "second", send=send)
+
+    assert [response.json() for response in answers] == [
+        {"predictions": ["first"]},
+        {"predictions": ["second"]},
+    ]
+    assert [(r.headers["x-batch"], r.headers["x-own"]) for r in answers] == [
+        ("2", "first"),
+        ("2", "second"),
+    ]
+
+
+class TensorBatched(Batched):
+    def predict(self, payload: InferRequest) -> Any:  # type: ignore[override]
+        self.payloads.append(payload)
+        (tensor,) = payload.inputs
+        array = tensor.as_numpy()
+        counts = np.full(len(array), len(array), np.int64)
+        return InferResponse(
+            None,
+            "m",
+            [
+                InferOutput.from_array("sum", [len(array)], "FP64", array.sum(axis=1)),
+                InferOutput.from_array("n", [len(array)], "INT64", counts),
+            ],
+        )
+
+
+class AsyncTensorBatched(TensorBatched):
+    async def predict(self, payload: InferRequest) -> Any:  # type: ignore[override]
+        return TensorBatched.predict(self, payload)
+
+
+@pytest.mark.parametrize("model", [TensorBatched(), AsyncTensorBatched()], ids=["plain", "async"])
+def test_requests_that_wait_are_one_call_of_predict(model: Batched) -> None:
+    def body(request_id: str, data: list[list[float]]) -> Any:
+        shape = [len(data), len(data[0])]
+        tensor = {"name": "x", "shape": shape, "datatype": "FP64", "data": data}
+        return {"id": request_id, "inputs": [tensor]}
+
+    with serve(model, **batches_of(3)) as port:
+        answers = together(port, body("a", [[1, 2]]), body("b", [[3, 4], [5, 6]]), send=infer)
+
+    def response_to(request_id: str, sums: list[float]) -> Any:
+        outputs: list[tuple[str, str, list[Any]]] = [
+            ("sum", "FP64", sums),
+            ("n", "INT64", [3] * len(sums)),
+        ]
+        return {
+            "model_name": "m",
+            "model_version": None,
+            "id": request_id,
+            "parameters": None,
+            "outputs": [
+                {
+                    "name": name,
+                    "shape": [len(data)],
+                    "datatype": datatype,
+                    "parameters": None,
+                    "data": data,
+                }
+                for name, datatype, data in outputs
+            ],
+        }
+
+    assert [response.json() for response in answers] == [
+        response_to("a", [3]),
+        response_to("b", [7, 11]),
+    ]
+    assert len(model.payloads) == 1
+
+
+def test_a_model_that_gives_too_few_rows_fails_those_of_the_batch() -> None:
+    class TooFew(Batched):
+        def predict(self, payload: Any) -> Any:  # type: ignore[override]
+            self.payloads.append(payload)
+            return {"predictions": [0]}
+
+    model = TooFew()
+    with serve(model, **batches_of(2)) as port:
+        answers = together(port, {"instances": [1]}, {"instances": [2]})
+
+    expected = {"error": "expected 2 predictions, one for each row, got 1"}
+    assert [answer(response) for response in answers] == [(500, expected)] * 2
+    assert len(model.payloads) == 1

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from kserve.cost_estimate import CostEstimate
 from kserve.errors import RowCountError, TooManyRequests
-from kserve.executor import ModelThreads, raisable
+from kserve.executor import ModelThreads, awaited, raisable
 from kserve.logging import logger, request_id_var
 from kserve.metrics import BatchMetrics
 
@@ -73,16 +73,27 @@ class BatchLimits:
 class _Item:
     """One request in the queue, then in a batch."""
 
-    __slots__ = ("batch", "deadline", "future", "key", "n_rows", "queued_at", "result", "value")
+    __slots__ = (
+        "batch",
+        "deadline",
+        "future",
+        "key",
+        "n_rows",
+        "queued_at",
+        "result",
+        "size",
+        "value",
+    )
 
     def __init__(
-        self, value: Any, key: Hashable, n_rows: int, future: asyncio.Future[None], deadline: float
+        self, value: Any, key: Hashable, n_rows: int, size: int, future: asyncio.Future[None]
     ) -> None:
         self.value = value
         self.key = key
         self.n_rows = n_rows
+        self.size = size
         self.future = future
-        self.deadline = deadline
+        self.deadline = deadline_var.get()
         self.queued_at = perf_counter()
         # Not in the future: the event loop holds on to that for longer than to this.
         self.result: Any = None
@@ -113,6 +124,7 @@ class _Batch:
         "n_waiting",
         "results",
         "seconds",
+        "size",
         "task",
     )
 
@@ -120,6 +132,7 @@ class _Batch:
         self.items = items
         self.is_part = is_part
         self.n_rows = sum(item.n_rows for item in items)
+        self.size = sum(item.size for item in items)
         self.n_waiting = len(items)
         self.results: list[Any] = []
         self.error: Exception | None = None
@@ -128,8 +141,16 @@ class _Batch:
         for item in items:
             item.batch = self
 
+    def drop_gone(self) -> None:
+        """Leave out the requests whose callers went while the batch waited to start."""
+        self.items = [item for item in self.items if not item.future.done()]
+        self.size = sum(item.size for item in self.items)
+
     def run(self, function: Run) -> None:
         """Run it on the calling thread, and time it; never raises."""
+        self.drop_gone()
+        if not self.items:
+            return
         cpu_started, started = thread_time(), perf_counter()
         try:
             self.results = function([item.value for item in self.items])
@@ -139,9 +160,15 @@ class _Batch:
         self.cpu_seconds = thread_time() - cpu_started
 
     async def run_async(self, function: RunAsync) -> None:
-        """Run it on the event loop, between other things; never raises but CancelledError."""
+        """Run it on the event loop, between other things; never raises but CancelledError.
+
+        That one only if it was cancelled itself.
+        """
+        self.drop_gone()
+        if not self.items:
+            return
         try:
-            self.results = await function([item.value for item in self.items])
+            self.results = await awaited(function([item.value for item in self.items]))
         except Exception as exc:
             self.error = exc
 
@@ -178,8 +205,10 @@ class Batcher:
         # Batches belong to no request: what they log is under no request's id.
         self._context = contextvars.copy_context()
         self._context.run(request_id_var.set, "")
+        self._context.run(deadline_var.set, math.inf)
 
-        # queue
+        # the event loop, and its queue
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._queue: OrderedDict[_Item, None] = OrderedDict()
         self._groups: dict[Hashable, _Group] = {}
         self._n_rows = 0
@@ -194,7 +223,7 @@ class Batcher:
         self._failures: deque[float] = deque(maxlen=_MAX_FAILURES)
         self._unbatched_until = 0.0
 
-    async def submit(self, value: Any, key: Hashable, n_rows: int) -> Any:
+    async def submit(self, value: Any, key: Hashable, n_rows: int, size: int = 0) -> Any:
         """Queue one request and wait for its result.
 
         A caller that is cancelled takes its request out of the queue.
@@ -203,6 +232,8 @@ class Batcher:
             value: What `run` gets.
             key: Requests of equal keys may join; None runs alone.
             n_rows: Its rows.
+            size: What its cost grows with, in a unit that all requests of the model share, if that
+                is not `n_rows`.
 
         Returns:
             What `run` gave for it.
@@ -211,23 +242,39 @@ class Batcher:
             TooManyRequests: As many rows as may wait are waiting.
             Exception: Whatever `run` raises for it alone.
         """
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._begin(loop)
         if self._queue and self._n_rows + n_rows > self._limits.max_queued_rows:
             raise self._refusal(n_rows)
-        loop = asyncio.get_running_loop()
-        item = _Item(value, key, n_rows, loop.create_future(), deadline_var.get())
+        item = _Item(value, key, n_rows, size or n_rows, loop.create_future())
         self._put(item)
         self._schedule(loop, item)
         try:
             await item.future
+            return item.result
         except asyncio.CancelledError:
             self._leave(item)
             raise
-        return item.result
+        finally:
+            # The traceback refers to this frame, and the item by its future to the error.
+            del item
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Forget what waited on a loop that has ended: nothing of it comes any more."""
+        for item in list(self._queue):
+            self._drop(item)
+        self._parts.clear()
+        self._is_release_due = False
+        self._delay_timer = None
+        self._n_running = 0
+        self._loop = loop
 
     def _refusal(self, n_rows: int) -> TooManyRequests:
         limits = self._limits
         n_batches = math.ceil(self._n_rows / limits.max_batch_size)
-        wait_s = n_batches * self._estimate.seconds(limits.max_batch_size)
+        batch_s = self._full_batch_s(next(iter(self._queue)))
+        wait_s = 0.0 if math.isinf(batch_s) else n_batches * batch_s
         return TooManyRequests(
             f"{self._n_rows} rows wait for this model, {n_rows} more would be over "
             f"{limits.max_queued_rows} (--max_queued_rows)",
@@ -237,18 +284,18 @@ class Batcher:
     # The queue.
 
     def _put(self, item: _Item) -> None:
+        if item.key is not None:
+            # First, as a key that has no hash raises.
+            group = self._groups.get(item.key)
+            if group is None:
+                group = self._groups[item.key] = _Group()
+            group.items[item] = None
+            group.n_rows += item.n_rows
+            group.deadline = min(group.deadline, item.deadline)
         self._queue[item] = None
         self._n_rows += item.n_rows
         self._metrics.queue_rows.inc(item.n_rows)
         self._metrics.queue_requests.inc()
-        if item.key is None:
-            return
-        group = self._groups.get(item.key)
-        if group is None:
-            group = self._groups[item.key] = _Group()
-        group.items[item] = None
-        group.n_rows += item.n_rows
-        group.deadline = min(group.deadline, item.deadline)
 
     def _take(self, item: _Item) -> None:
         del self._queue[item]
@@ -264,13 +311,20 @@ class Batcher:
     def _leave(self, item: _Item) -> None:
         """Forget a request whose caller has gone."""
         if item in self._queue:
-            self._take(item)
-            self._metrics.left(item.n_rows)
+            self._drop(item)
+            if not self._queue and self._delay_timer is not None:
+                # It would keep the model until then.
+                self._delay_timer.cancel()
+                self._delay_timer = None
         elif item.batch is not None:
             item.batch.n_waiting -= 1
             if item.batch.n_waiting == 0 and item.batch.task is not None:
                 item.batch.task.cancel()
-        item.value = None
+
+    def _drop(self, item: _Item) -> None:
+        """Take a request out of the queue that nobody waits for any more."""
+        self._take(item)
+        self._metrics.left(item.n_rows)
 
     # When a batch is released.
 
@@ -279,17 +333,26 @@ class Batcher:
         if self._is_release_due or self._n_running >= self._limits.max_running:
             return
         if self._delay_timer is not None:
-            # A batch is waiting to fill, and this request may have filled it or be in more hurry.
-            if item is None or (item.deadline == math.inf and not self._is_full(item.key)):
+            # A batch is waiting to fill; this request may have ended that, or be in more hurry.
+            if item is not None and item.deadline == math.inf and self._is_filling(item.key):
                 return
             self._delay_timer.cancel()
             self._delay_timer = None
         self._is_release_due = True
         loop.call_soon(self._release, loop, context=self._context)
 
-    def _is_full(self, key: Hashable) -> bool:
+    def _is_filling(self, key: Hashable) -> bool:
+        """Say whether all that wait may be one batch with room for more.
+
+        A free model does not wait for rows while others wait that cannot join; as Triton's dynamic
+        batcher, which sends a batch off when a request of another shape comes.
+        """
         group = self._groups.get(key)
-        return group is None or group.n_rows >= self._limits.max_batch_size
+        return (
+            group is not None
+            and len(group.items) == len(self._queue)
+            and group.n_rows < self._limits.max_batch_size
+        )
 
     def _release(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start the next batch if there is one and it need not wait."""
@@ -320,31 +383,44 @@ class Batcher:
         return None
 
     def _next_batch(self, loop: asyncio.AbstractEventLoop) -> tuple[_Batch | None, str]:
-        if not self._queue:
-            return None, ""
-        head = next(iter(self._queue))
-        reason = self._release_reason(loop, head)
-        return (_Batch(self._form(head), is_part=False) if reason else None), reason
+        while self._queue:
+            head = next(iter(self._queue))
+            if head.future.done():
+                # Its caller was cancelled in this very turn, and could not take it out yet.
+                self._drop(head)
+                continue
+            reason = self._release_reason(loop, head)
+            return (_Batch(self._form(head), is_part=False) if reason else None), reason
+        return None, ""
 
     def _release_reason(self, loop: asyncio.AbstractEventLoop, head: _Item) -> str:
         """Give why the oldest request's batch may start now; empty after setting a timer."""
-        delay_s = self._limits.max_batch_delay_s
-        if head.key is None or delay_s <= 0:
-            return "full" if head.key is not None and self._is_full(head.key) else "free"
-        if self._is_full(head.key):
+        if head.key is None or self._is_unbatched():
+            return "free"
+        if self._groups[head.key].n_rows >= self._limits.max_batch_size:
             return "full"
-        left_s = head.queued_at + delay_s - perf_counter()
+        if self._limits.max_batch_delay_s <= 0 or not self._is_filling(head.key):
+            return "free"
+        return self._wait_to_fill(loop, head)
+
+    def _wait_to_fill(self, loop: asyncio.AbstractEventLoop, head: _Item) -> str:
+        left_s = head.queued_at + self._limits.max_batch_delay_s - perf_counter()
         if left_s <= 0:
             return "delay"
-        group = self._groups[head.key]
-        estimate = self._estimate.seconds(self._limits.max_batch_size)
+        estimate = self._full_batch_s(head)
         run_s = (0.0 if math.isinf(estimate) else estimate) + _DEADLINE_MARGIN_S
-        to_deadline_s = group.deadline - loop.time() - run_s
+        to_deadline_s = self._groups[head.key].deadline - loop.time() - run_s
         if to_deadline_s <= 0:
             return "deadline"
         wait_s = min(left_s, to_deadline_s)
         self._delay_timer = loop.call_later(wait_s, self._release, loop, context=self._context)
         return ""
+
+    def _full_batch_s(self, item: _Item) -> float:
+        """Estimate the seconds of a full batch of such requests."""
+        return self._estimate.seconds(
+            math.ceil(self._limits.max_batch_size * item.size / item.n_rows)
+        )
 
     def _form(self, head: _Item) -> list[_Item]:
         """Take the oldest request, and those that may join it, out of the queue."""
@@ -352,7 +428,7 @@ class Batcher:
         if head.key is not None and not self._is_unbatched():
             n_left = self._limits.max_batch_size - head.n_rows
             for item in self._groups[head.key].items:
-                if item is head:
+                if item is head or item.future.done():
                     continue
                 if item.n_rows > n_left:
                     break
@@ -368,7 +444,7 @@ class Batcher:
     # Where it runs, and what comes of it.
 
     def _runs_on_loop(self, batch: _Batch) -> bool:
-        return self._may_run_on_loop and self._estimate.seconds(batch.n_rows) < _MAX_ON_LOOP_S
+        return self._may_run_on_loop and self._estimate.seconds(batch.size) < _MAX_ON_LOOP_S
 
     def _start(self, loop: asyncio.AbstractEventLoop, batch: _Batch, reason: str) -> None:
         running: asyncio.Future[None]
@@ -379,6 +455,7 @@ class Batcher:
             except RuntimeError as exc:
                 # No thread can be started.
                 _fail(batch.items, exc)
+                batch.items = []
                 return
         else:
             self._metrics.released(reason, "loop", batch.n_rows)
@@ -392,6 +469,7 @@ class Batcher:
                 # Nobody waits for it any more.
                 for item in batch.items:
                     item.future.cancel()
+                batch.items = []
             else:
                 self._finish(batch, on_loop=False)
             self._go_on(loop)
@@ -406,17 +484,19 @@ class Batcher:
                 f"{len(batch.results)} results for a batch of {len(batch.items)} requests"
             )
         if error is None:
-            if self._run_async is None:
-                self._estimate.add(batch.n_rows, batch.seconds, batch.cpu_seconds, on_loop=on_loop)
+            if self._run_async is None and batch.items:
+                self._estimate.add(batch.size, batch.seconds, batch.cpu_seconds, on_loop=on_loop)
             for item, result in zip(batch.items, batch.results, strict=True):
                 if not item.future.done():
                     item.result = result
                     item.future.set_result(None)
         else:
             self._fail_or_halve(batch, error)
-        # They refer to one another: without this the arrays would wait for the collector.
+        # They refer to one another, and the error to the frame that ran the batch: without this the
+        # arrays would wait for the collector.
         batch.items = []
         batch.results = []
+        batch.error = None
 
     def _fail_or_halve(self, batch: _Batch, error: Exception) -> None:
         if len(batch.items) == 1:

@@ -162,7 +162,7 @@ def _tensor_run(model: TensorModel, resources: ModelResources, metrics: ModelMet
             raise NotImplementedError(f"model {model.name} does not implement {verb}")
         started = perf_counter()
         call = check(request)
-        outputs = await submit(call, call.key, call.n_rows)
+        outputs = await submit(call, call.key, call.n_rows, call.size)
         observe(perf_counter() - started)
         return respond(request, outputs), {}
 

@@ -64,10 +64,14 @@ class ModelThreads:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         # When the call of each thread began; 0 while it has none.
-        self._running: list[float] = []
+        self._running = [0.0] * n_threads
+        # How many calls each has done with, and how many were queued.
+        self._done = [0] * n_threads
+        self._n_submitted = 0
         self._hang_timeout_s = hang_timeout_s
         self._on_hang = on_hang
         self._hang_timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.has_hung = False
 
     @property
@@ -93,8 +97,10 @@ class ModelThreads:
         """
         self._start()
         job = _make_job(function, *args)
+        self._n_submitted += 1
         self._jobs.put(job)
-        if self._hang_timeout_s and self._hang_timer is None:
+        # The timer of a loop that has ended never comes.
+        if self._hang_timeout_s and (self._hang_timer is None or job.loop is not self._loop):
             self._look_later(job.loop, self._hang_timeout_s)
         return job.future
 
@@ -113,10 +119,9 @@ class ModelThreads:
     def _start(self) -> None:
         while len(self._threads) < self._n_threads:
             index = len(self._threads)
-            self._running.append(0.0)
             thread = threading.Thread(
                 target=_work,
-                args=(self._jobs, self._running, index),
+                args=(self._jobs, self._running, self._done, index),
                 name=f"{self._name}-{index}",
                 daemon=True,
             )
@@ -126,6 +131,7 @@ class ModelThreads:
     # One timer in a hang's time watches over all calls, none for each of them.
 
     def _look_later(self, loop: asyncio.AbstractEventLoop, delay_s: float) -> None:
+        self._loop = loop
         # The timer must not keep the threads of a model that was unloaded.
         self._hang_timer = loop.call_later(delay_s, _look, weakref.ref(self), loop)
 
@@ -137,25 +143,25 @@ class ModelThreads:
         if began is not None:
             left_s -= perf_counter() - began
         has_hung = began is not None and left_s <= 0
+        if has_hung:
+            self._look_later(loop, _HUNG_POLL_S)
+        elif self._n_submitted > sum(self._done):
+            # A call that is on its way from the queue to a thread is seen in neither.
+            self._look_later(loop, left_s)
         if has_hung != self.has_hung:
             self.has_hung = has_hung
             self._report(has_hung)
-        if has_hung:
-            self._look_later(loop, _HUNG_POLL_S)
-        elif began is not None or not self._jobs.empty():
-            self._look_later(loop, left_s)
 
     def _report(self, has_hung: bool) -> None:
         if has_hung:
-            frames = sys._current_frames()
-            stacks = [
-                "".join(traceback.format_stack(frames[thread.ident]))
-                for thread, began in zip(self._threads, self._running, strict=True)
-                if began and thread.ident in frames
-            ]
+            stacks = "\n".join(
+                _stack(thread)
+                for thread, began in zip(self._threads, self._running, strict=False)
+                if began
+            )
             logger.error(
                 "Model %s: a call has not returned for %g s; it is at\n%s",
-                *(self._name, self._hang_timeout_s, "\n".join(stacks)),
+                *(self._name, self._hang_timeout_s, stacks),
             )
         else:
             logger.warning("Model %s: the call that had hung has returned", self._name)
@@ -240,10 +246,20 @@ def _look(threads_ref: weakref.ref[ModelThreads], loop: asyncio.AbstractEventLoo
         threads.look_for_hang(loop)
 
 
-def _work(jobs: SimpleQueue[_Job | None], running: list[float], index: int) -> None:
+def _stack(thread: threading.Thread) -> str:
+    assert thread.ident is not None
+    # Not kept in a variable: this frame is one of them, and they would wait for the collector.
+    frame = sys._current_frames().get(thread.ident)
+    return "" if frame is None else "".join(traceback.format_stack(frame))
+
+
+def _work(
+    jobs: SimpleQueue[_Job | None], running: list[float], done: list[int], index: int
+) -> None:
     while (job := jobs.get()) is not None:
         running[index] = perf_counter()
         _run(job)
+        done[index] += 1
         running[index] = 0.0
         # Otherwise the thread would hold the last request's arrays until the next one comes.
         del job

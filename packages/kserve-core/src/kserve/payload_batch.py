@@ -1,8 +1,10 @@
 """The payloads of a user's model as one call of its `predict`, where `batching = True`."""
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,11 @@ Predict = Callable[[Any, dict[str, str]], Any]
 # A result and the response headers that go with it.
 Answer = tuple[Any, dict[str, str]]
 
+# Parameters that say how a tensor is, or is to be, sent.
+_WIRE_PARAMETERS = ("binary_data", "binary_data_output", "binary_data_size")
+
 # Where V1 has its rows.
-_ROWS_KEYS = ("instances", "inputs")
+_ROWS_KEY = "instances"
 
 
 @dataclass(slots=True)
@@ -73,28 +78,49 @@ class PayloadBatches:
 
 def _rows_key(payload: Any) -> tuple[Hashable, int]:
     """Give what two V1 payloads must have in common, and the rows; None for one that runs alone."""
-    name = next((key for key in _ROWS_KEYS if isinstance(payload, dict) and key in payload), "")
-    rows = payload[name] if name else None
-    if not isinstance(rows, list | np.ndarray) or np.ndim(rows[:0]) == 0 or len(rows) == 0:
-        return None, 1
-    others = {key: value for key, value in payload.items() if key != name}
-    if isinstance(rows, np.ndarray):
+    rows = payload.get(_ROWS_KEY) if isinstance(payload, dict) else None
+    if isinstance(rows, np.ndarray) and rows.ndim:
         kind: Hashable = rows.dtype, rows.shape[1:]
+    elif isinstance(rows, list):
+        kind = _common_kind(rows)
     else:
-        kind = _kind(rows[0])
-    return ("v1", name, kind, repr(others)), len(rows)
+        return None, 1
+    others = {key: value for key, value in payload.items() if key != _ROWS_KEY}
+    if len(rows) == 0 or kind is None or not _is_plain(others):
+        return None, 1
+    return ("v1", kind, repr(others)), len(rows)
+
+
+def _is_plain(value: Any) -> bool:
+    """Say whether `repr` tells a value from any other; it abbreviates an array, for one."""
+    if isinstance(value, dict):
+        return all(_is_plain(item) for pair in value.items() for item in pair)
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def _common_kind(rows: list[Any]) -> Hashable:
+    """Give the kind of all rows; None if they differ, as one such row would change its neighbours.
+
+    A text among numbers makes texts of them all in an array, a missing column a NaN in a table.
+    """
+    kinds = set(map(_kind, rows))
+    return kinds.pop() if len(kinds) == 1 else None
 
 
 def _kind(value: Any) -> Hashable:
-    """Describe a row: how it is nested, its columns, and whether it holds text or numbers."""
+    """Describe a row: how it is nested, its columns, and whether they hold text or numbers."""
     if isinstance(value, Mapping):
-        return tuple(sorted((str(key), _kind(item)) for key, item in value.items()))
+        columns = ((str(name), _kind(item)) for name, item in value.items())
+        return "columns", tuple(sorted(columns, key=itemgetter(0)))
     if isinstance(value, list):
-        return len(value), _kind(value[0]) if value else None
+        # An integer in a column of floats is one by accident of its value.
+        is_numeric = set(map(type, value)) <= {int, float}
+        return "list", len(value), "number" if is_numeric else tuple(map(_kind, value))
     if isinstance(value, np.ndarray):
         return value.dtype.str, value.shape
-    # An integer in a column of floats is one by accident of its value.
-    return "number" if isinstance(value, int | float) else type(value).__name__
+    return "number" if type(value) in (int, float) else type(value).__name__
 
 
 def _request_key(request: InferRequest) -> tuple[Hashable, int]:
@@ -102,13 +128,31 @@ def _request_key(request: InferRequest) -> tuple[Hashable, int]:
     counts = {tuple(tensor.shape[:1]) for tensor in request.inputs}
     if len(counts) != 1 or counts <= {(), (0,)}:
         return None, 1
-    inputs = tuple(
-        (tensor.name, tensor.datatype, tuple(tensor.shape[1:]), repr(tensor.parameters))
-        for tensor in request.inputs
+    outputs = request.request_outputs or []
+    inputs = [(tensor, _own_parameters(tensor.parameters)) for tensor in request.inputs]
+    parameters = _own_parameters(request.parameters)
+    if not all(map(_is_plain, [parameters, *(own for _, own in inputs)])):
+        return None, 1
+    key = (
+        *("v2", request.model_name, request.model_version, bool(request.from_grpc)),
+        tuple((*_form(tensor), tuple(tensor.shape[1:]), repr(own)) for tensor, own in inputs),
+        repr(parameters),
+        # None is all of them, as an empty list is.
+        tuple((output.name, repr(_own_parameters(output.parameters))) for output in outputs),
     )
-    outputs = repr(request.request_outputs)
-    key = "v2", inputs, repr(request.parameters), outputs, bool(request.from_grpc)
     return key, counts.pop()[0]
+
+
+def _form(tensor: InferInput) -> tuple[str, str, bool]:
+    # Texts are bytes in binary form, and what was sent otherwise.
+    return tensor.name, tensor.datatype, tensor.datatype == "BYTES" and tensor.is_binary
+
+
+def _own_parameters(parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Leave out what says how tensors were sent: requests of other wires may join."""
+    return {
+        name: value for name, value in (parameters or {}).items() if name not in _WIRE_PARAMETERS
+    }
 
 
 def _join(calls: list[PayloadCall]) -> Any:
@@ -118,10 +162,9 @@ def _join(calls: list[PayloadCall]) -> Any:
     payloads = [call.payload for call in calls]
     if isinstance(first, InferRequest):
         return _join_requests(payloads)
-    name = next(key for key in _ROWS_KEYS if key in first)
-    rows = [payload[name] for payload in payloads]
+    rows = [payload[_ROWS_KEY] for payload in payloads]
     joined = np.concatenate(rows) if isinstance(rows[0], np.ndarray) else list(chain(*rows))
-    return {**first, name: joined}
+    return {**first, _ROWS_KEY: joined}
 
 
 def _join_requests(requests: list[InferRequest]) -> InferRequest:
@@ -132,7 +175,11 @@ def _join_requests(requests: list[InferRequest]) -> InferRequest:
         array = np.concatenate(arrays)
         inputs.append(
             InferInput.from_array(
-                tensor.name, list(array.shape), tensor.datatype, array, tensor.parameters
+                tensor.name,
+                list(array.shape),
+                tensor.datatype,
+                array,
+                _own_parameters(tensor.parameters),
             )
         )
     return InferRequest(
@@ -155,10 +202,15 @@ def _split(result: Any, headers: dict[str, str], calls: list[PayloadCall]) -> li
         results = _split_response(result, calls)
     elif isinstance(result, dict):
         pieces = _split_rows(result.get("predictions"), calls)
-        results = [{**result, "predictions": piece} for piece in pieces]
+        # What a postprocess writes into one must not reach another client.
+        results = [{**deepcopy(_others(result)), "predictions": piece} for piece in pieces]
     else:
         results = _split_rows(result, calls)
     return [(part, dict(headers)) for part in results]
+
+
+def _others(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if key != "predictions"}
 
 
 def _read_result(result: dict[str, Any]) -> InferResponse:
@@ -194,12 +246,12 @@ def _split_response(response: InferResponse, calls: list[PayloadCall]) -> list[I
                     list(piece[i].shape),
                     output.datatype,
                     piece[i].reshape(-1),
-                    output.parameters,
+                    deepcopy(output.parameters),
                 )
                 for output, piece in zip(response.outputs, pieces, strict=True)
             ],
             response.model_version,
-            parameters=response.parameters,
+            parameters=deepcopy(response.parameters),
             use_binary_outputs=call.payload.use_binary_outputs,
             requested_outputs=call.payload.request_outputs,
         )

@@ -2,8 +2,10 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kserve.errors import RowCountError
 from kserve.model import PredictOptions, TensorModel
@@ -20,12 +22,15 @@ class TensorCall:
         options: What else it asks for.
         key: Calls of equal keys may join; None runs alone.
         n_rows: Its rows, at least 1.
+        size: Its elements, at least 1. Where an axis beside the rows may be of any length, or
+            nothing is known of the axes, the rows tell nothing of the cost.
     """
 
     tensors: Tensors
     options: PredictOptions
     key: Hashable
     n_rows: int
+    size: int
 
 
 class TensorBatches:
@@ -56,9 +61,10 @@ class TensorBatches:
         n_rows = _n_rows(tensors)
         key = None
         if self._has_rows and n_rows > 0:
-            inputs = tuple([(name, a.dtype, a.shape[1:]) for name, a in tensors.items()])
+            inputs = tuple([(name, _kind(a), a.shape[1:]) for name, a in tensors.items()])
             key = (inputs, options.outputs, _parameters_key(options))
-        return TensorCall(tensors, options, key, max(n_rows, 1))
+        size = sum([array.size for array in tensors.values()])
+        return TensorCall(tensors, options, key, max(n_rows, 1), max(size, 1))
 
     def run(self, calls: list[TensorCall]) -> list[Tensors]:
         """Call the model once for calls of equal keys, or for one; blocks.
@@ -95,6 +101,14 @@ def _n_rows(tensors: Tensors) -> int:
         return 0
     ((n_rows,),) = lengths
     return int(n_rows)
+
+
+def _kind(array: NDArray[Any]) -> Hashable:
+    # Texts are `str` from JSON and `bytes` in binary form; what a model makes of one by one may
+    # not be what it makes of a mixture.
+    if array.dtype.kind == "O" and array.size:
+        return type(array.flat[0]).__name__
+    return array.dtype
 
 
 def _parameters_key(options: PredictOptions) -> Hashable:
