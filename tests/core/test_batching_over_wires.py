@@ -300,15 +300,17 @@ def test_a_table_as_columns_and_as_one_tensor_never_mix(pool: ThreadPoolExecutor
             line.join(v2, x([[3, 4]])),
             # In another order, and of another datatype that becomes the signature's.
             line.join(v2, column("b", [6], "INT32"), column("a", [5])),
-            line.join(v2, x([[7, 8]], "FP32")),
+            # A table has one name, however the client calls it.
+            line.join(v2, column("y", [[7, 8]], "FP32")),
+            line.join(v1, [[9.0, 10.0]]),
         ]
         answers = line.release(futures)
 
     assert model.batches == [
         {"a": ("float64", [1.0, 5.0]), "b": ("float64", [2.0, 6.0])},
-        {"x": ("float64", [[3.0, 4.0], [7.0, 8.0]])},
+        {"input-0": ("float64", [[3.0, 4.0], [7.0, 8.0], [9.0, 10.0]])},
     ]
-    assert answers == [(200, [3.0]), (200, [7.0]), (200, [11.0]), (200, [15.0])]
+    assert answers == [(200, [total]) for total in (3.0, 7.0, 11.0, 15.0, 19.0)]
 
 
 def test_a_wrong_request_is_refused_before_it_waits_and_the_others_run_together(
