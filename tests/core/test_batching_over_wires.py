@@ -336,7 +336,7 @@ def test_a_wrong_request_is_refused_before_it_waits_and_the_others_run_together(
         (400, "Unexpected inference output 'nonsense': the model has 'sum'"),
     ]
     assert answers == [(200, [3.0]), ("sum", [7.0])]
-    assert len(model.batches) == 2
+    assert model.batches == [{"input-0": ("float64", [[1.0, 2.0], [3.0, 4.0]])}]
 
 
 def test_a_batch_has_no_more_rows_than_its_limit_and_a_larger_request_runs_alone(
