@@ -1,7 +1,9 @@
 """The configuration of the loggers and the form of a line."""
 
+import asyncio
 import io
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from datetime import datetime
@@ -15,6 +17,7 @@ from kserve.logging import (
     JSONFormatter,
     TextFormatter,
     configure_logging,
+    log_request,
     logger,
     request_id_var,
     trace_logger,
@@ -235,3 +238,98 @@ def test_takes_a_configuration_as_a_dictionary() -> None:
 def test_a_missing_configuration_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         configure_logging(str(tmp_path / "log.json"))
+
+
+def _log_in_a_loop(*statuses: int) -> None:
+    async def log() -> None:
+        for status in statuses:
+            log_request("id-1", "a model", "v2", status, 0.0015)
+
+    asyncio.run(log())
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_the_line_of_a_request_is_what_its_record_would_be(
+    log_format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _configure_anew(log_format)
+
+    _log_in_a_loop(200)
+    quick = capsys.readouterr().err
+    trace_logger.addFilter(lambda record: True)
+    _log_in_a_loop(200)
+    trace_logger.filters.clear()
+
+    # They differ in the time and in the line's number.
+    in_common = re.compile(r"\d{4}-\S+( \d+:\S+)?|\[\S+\]")
+    assert quick.count("\n") == 1
+    assert in_common.sub("", quick) == in_common.sub("", capsys.readouterr().err)
+    assert "duration_ms" in quick
+
+
+def test_lines_of_requests_and_records_stay_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    _configure_anew("json")
+
+    async def log() -> None:
+        log_request("1", "m", "v1", 200, 0.0)
+        logger.warning("between")
+        log_request("2", "m", "v1", 404, 0.0)
+
+    asyncio.run(log())
+
+    lines = map(orjson.loads, capsys.readouterr().err.splitlines())
+    seen = [(line["message"], line.get("request_id")) for line in lines]
+    assert seen == [("request", "1"), ("between", None), ("request", "2")]
+
+
+def test_the_lines_of_one_turn_are_one_write() -> None:
+    writes = []
+
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            writes.append(text)
+            return len(text)
+
+    _configure_anew("json")
+    (handler,) = logger.handlers
+    assert isinstance(handler, logging.StreamHandler)
+    handler.setStream(Stream())
+
+    _log_in_a_loop(200, 400, 500)
+
+    assert [[orjson.loads(line)["status"] for line in write.splitlines()] for write in writes] == [
+        [200, 400, 500]
+    ]
+
+
+def test_a_closed_stream_ends_no_request() -> None:
+    stream = io.StringIO()
+    _configure_anew()
+    (handler,) = logger.handlers
+    assert isinstance(handler, logging.StreamHandler)
+    handler.setStream(stream)
+    stream.close()
+
+    _log_in_a_loop(200)
+
+
+def test_requests_reach_a_handler_of_the_program(capsys: pytest.CaptureFixture[str]) -> None:
+    _configure_anew()
+    own = io.StringIO()
+    logger.addHandler(logging.StreamHandler(own))
+
+    _log_in_a_loop(200)
+
+    assert own.getvalue() == "request\n"
+    assert capsys.readouterr().err.count("status=200") == 1
+
+
+def test_a_level_above_info_hides_requests(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KSERVE_LOGLEVEL", "warning")
+    _configure_anew()
+
+    _log_in_a_loop(200)
+
+    assert capsys.readouterr().err == ""

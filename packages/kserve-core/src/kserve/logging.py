@@ -3,16 +3,21 @@
 Nothing is configured at import: `configure_logging` is called by the server.
 """
 
+import asyncio
 import logging
 import logging.config
 import os
+from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO, cast
 
 import orjson
+
+from kserve.listing import shortened
 
 KSERVE_LOGGER_NAME: Final = "kserve"
 KSERVE_TRACE_LOGGER_NAME: Final = "kserve.trace"
@@ -23,6 +28,9 @@ trace_logger = logging.getLogger(KSERVE_TRACE_LOGGER_NAME)
 # The id of the request that the current task or thread works for; empty outside one.
 request_id_var: ContextVar[str] = ContextVar("kserve_request_id", default="")
 
+# Where a record of a request would say that it was made.
+_REQUEST_HEAD: Final = f"INFO {KSERVE_TRACE_LOGGER_NAME} [logging.py:log_request] request"
+
 KSERVE_LOG_CONFIG: Final[dict[str, Any]] = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -32,7 +40,7 @@ KSERVE_LOG_CONFIG: Final[dict[str, Any]] = {
     },
     "handlers": {
         "kserve": {
-            "class": "logging.StreamHandler",
+            "class": "kserve.logging.LineHandler",
             "formatter": "kserve",
             "stream": "ext://sys.stderr",
         },
@@ -56,8 +64,17 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Append what `extra={"fields": {...}}` and the current request add to the message."""
-        line = super().formatMessage(record)
-        return " ".join([line, *(f"{key}={_quote(v)}" for key, v in _fields(record).items())])
+        return " ".join([super().formatMessage(record), *_texts(_fields(record))])
+
+    @staticmethod
+    def request_line(fields: Mapping[str, Any]) -> str:
+        """Give the line of a request without a record; as `format` would."""
+        time = datetime.now().isoformat(" ", "milliseconds")
+        return (
+            f"{time} {os.getpid()} {_REQUEST_HEAD} request_id={fields['request_id']} "
+            f"model={_quote(fields['model'])} protocol={fields['protocol']} "
+            f"status={fields['status']} duration_ms={fields['duration_ms']}"
+        )
 
 
 class JSONFormatter(logging.Formatter):
@@ -66,7 +83,7 @@ class JSONFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Give the record as one line of JSON."""
         entry: dict[str, Any] = {
-            "time": _iso_time(record),
+            "time": _iso_time(datetime.fromtimestamp(record.created)),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
@@ -81,13 +98,114 @@ class JSONFormatter(logging.Formatter):
             plain = {str(key): _plain(value) for key, value in entry.items()}
             return orjson.dumps(plain).decode()
 
+    @staticmethod
+    def request_line(fields: Mapping[str, Any]) -> str:
+        """Give the line of a request without a record; as `format` would."""
+        entry = {
+            "time": _iso_time(datetime.now()),
+            "level": "INFO",
+            "logger": KSERVE_TRACE_LOGGER_NAME,
+            "message": "request",
+            **fields,
+        }
+        return orjson.dumps(entry).decode()
+
+
+class LineHandler(logging.StreamHandler[TextIO]):
+    """Writes records to a stream, and the lines of the requests of one turn of the loop at once.
+
+    A record of each request, formatted and written by itself, takes a fifth of the time of a small
+    request.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        super().__init__(stream)
+        # Filled by the event loop's thread, emptied by any.
+        self._lines: deque[str] = deque()
+
+    def write_request(self, fields: Mapping[str, Any]) -> None:
+        """Write the line of a request, at the latest at the end of the event loop's turn."""
+        formatter = self.formatter
+        assert isinstance(formatter, TextFormatter | JSONFormatter)
+        if not self._lines:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._lines.append(formatter.request_line(fields))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, after the lines that are older."""
+        self._write_lines()
+        super().emit(record)
+
+    def flush(self) -> None:
+        """Write what has not been written."""
+        self._write_lines()
+        with suppress(OSError, ValueError):
+            super().flush()
+
+    def _write_lines(self) -> None:
+        lines = []
+        while self._lines:
+            lines.append(self._lines.popleft())
+        if lines:
+            # A stream that was closed, or whose reader went away, must end no request.
+            with suppress(OSError, ValueError):
+                self.stream.write("\n".join([*lines, ""]))
+
+
+def log_request(
+    request_id: str, model_name: str, protocol: str, status: int | str, seconds: float
+) -> None:
+    """Write the one line of an inference request; from the event loop.
+
+    Args:
+        request_id: Its id.
+        model_name: The model that it asked for.
+        protocol: `v1`, `v2` or `grpc`.
+        status: The status code; over gRPC its name.
+        seconds: From the request to the answer.
+    """
+    if not trace_logger.isEnabledFor(logging.INFO):
+        return
+    fields = {
+        "request_id": request_id,
+        "model": shortened(model_name),
+        "protocol": protocol,
+        "status": status,
+        "duration_ms": round(seconds * 1000, 3),
+    }
+    handler = _line_handler()
+    if handler is None:
+        trace_logger.info("request", extra={"fields": fields})
+    else:
+        handler.write_request(fields)
+
+
+def _line_handler() -> LineHandler | None:
+    """Give the handler of all lines if it is the server's own, and nobody else wants records."""
+    if trace_logger.handlers or trace_logger.filters or not trace_logger.propagate:
+        return None
+    if logger.propagate or len(logger.handlers) != 1:
+        return None
+    (handler,) = logger.handlers
+    is_ours = type(handler) is LineHandler and type(handler.formatter) in _FORMATTERS
+    if is_ours and not handler.filters and handler.level <= logging.INFO:
+        return cast(LineHandler, handler)
+    return None
+
+
+_FORMATTERS: Final = (TextFormatter, JSONFormatter)
+
 
 def _plain(value: Any) -> str:
     return str(value).encode("ascii", "backslashreplace").decode()
 
 
-def _iso_time(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
+def _iso_time(time: datetime) -> str:
+    return time.astimezone().isoformat(timespec="milliseconds")
+
+
+def _texts(fields: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={_quote(value)}" for key, value in fields.items()]
 
 
 def _quote(value: Any) -> str:

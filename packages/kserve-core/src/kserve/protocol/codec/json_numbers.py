@@ -115,8 +115,10 @@ def narrow(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     Raises:
         OverflowError: A value is out of the range of `dtype`.
     """
-    if array.dtype == dtype or not array.size:
-        return array.astype(dtype, copy=False)
+    if array.dtype == dtype:
+        return array
+    if not array.size:
+        return array.astype(dtype)
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
             cast = array.astype(dtype)

@@ -215,12 +215,13 @@ def _read_headers(value: dict[str, Any]) -> list[InputHeader]:
     if not isinstance(inputs, list) or not inputs:
         raise InvalidInput("expected 'inputs', a list of at least one input")
     headers = [_read_header(item, index) for index, item in enumerate(inputs)]
-    _check_unique((header.name for header in headers), "input")
+    if len(headers) > 1:
+        _check_unique((header.name for header in headers), "input")
     return headers
 
 
 def _read_header(item: Any, index: int) -> InputHeader:
-    name = _read_name(item, f"inputs[{index}]")
+    name = _read_name(item, "inputs", index)
     owner = f"input {name!r}"
     data = item.get("data")
     if not isinstance(data, list | NumberBlock) and "data" in item:
@@ -228,12 +229,13 @@ def _read_header(item: Any, index: int) -> InputHeader:
     datatype = item.get("datatype")
     if not isinstance(datatype, str):
         raise InvalidInput(f"{owner}: expected 'datatype', a string, {_got(item, 'datatype')}")
-    if datatype.upper() not in NUMPY_DTYPES:
+    upper = datatype.upper()
+    if upper not in NUMPY_DTYPES:
         raise InvalidInput(
             f"{owner}: unknown datatype {datatype!r}, expected one of {', '.join(NUMPY_DTYPES)}"
         )
     shape = _read_shape(item, owner)
-    return InputHeader(name, shape, datatype.upper(), read_parameters(item, owner), data)
+    return InputHeader(name, shape, upper, read_parameters(item, owner), data)
 
 
 def _read_shape(item: dict[str, Any], owner: str) -> list[int]:
@@ -257,7 +259,7 @@ def _read_requested_outputs(value: dict[str, Any]) -> list[RequestedOutput] | No
         return None
     if not isinstance(items, list):
         raise InvalidInput("expected 'outputs' to be a list")
-    names = [_read_name(item, f"outputs[{index}]") for index, item in enumerate(items)]
+    names = [_read_name(item, "outputs", index) for index, item in enumerate(items)]
     _check_unique(names, "output")
     return [_read_requested_output(name, item) for name, item in zip(names, items, strict=True)]
 
@@ -276,12 +278,12 @@ def _check_flag(parameters: dict[str, Any], name: str, owner: str) -> None:
         raise InvalidInput(f"{owner}: expected parameter {name!r} to be a boolean, got {flag!r}")
 
 
-def _read_name(item: Any, owner: str) -> str:
+def _read_name(item: Any, field: str, index: int) -> str:
     if not isinstance(item, dict):
-        raise InvalidInput(f"{owner}: expected an object")
+        raise InvalidInput(f"{field}[{index}]: expected an object")
     name = item.get("name")
     if not isinstance(name, str):
-        raise InvalidInput(f"{owner}: expected 'name', a string, {_got(item, 'name')}")
+        raise InvalidInput(f"{field}[{index}]: expected 'name', a string, {_got(item, 'name')}")
     return name
 
 

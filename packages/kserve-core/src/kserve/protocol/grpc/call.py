@@ -5,8 +5,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from kserve.errors import describe
-from kserve.listing import shortened
-from kserve.logging import logger, request_id_var, trace_logger
+from kserve.logging import log_request, logger, request_id_var
 from kserve.metrics import AnswerMetrics
 
 PROTOCOL: Final = "grpc"
@@ -58,14 +57,8 @@ class Call:
         if isinstance(exc, Exception):
             log_failure(exc, status)
         if self._log and self.model_name:
-            fields = {
-                "request_id": request_id_var.get(),
-                "model": shortened(self.model_name),
-                "protocol": PROTOCOL,
-                "status": status,
-                "duration_ms": round((perf_counter() - self._started) * 1000, 3),
-            }
-            trace_logger.info("request", extra={"fields": fields})
+            seconds = perf_counter() - self._started
+            log_request(request_id_var.get(), self.model_name, PROTOCOL, status, seconds)
 
     def _status(self, exc: BaseException | None) -> str:
         if exc is None:

@@ -3,14 +3,12 @@
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
-from uuid import uuid4
+
+from kserve.request_ids import request_id_of
 
 REQUEST_ID: Final = "x-request-id"
 
 Metadata = tuple[tuple[str, str], ...]
-
-# Printable ASCII: the id goes into the log and back to the client.
-_REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")
 
 # "Header-Name = 1*( %x30-39 / %x61-7A / "_" / "-" / ".")", "ASCII-Value = 1*( %x20-%x7E )".
 # Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
@@ -48,9 +46,9 @@ def to_headers(context: Any) -> dict[str, str]:
 def request_id(context: Any) -> str:
     """Give the client's `x-request-id`, or a new one if it is missing or not fit to be logged."""
     for key, value in _metadata(context):
-        if key == REQUEST_ID and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
-            return value
-    return str(uuid4())
+        if key == REQUEST_ID and isinstance(value, str):
+            return request_id_of(value)
+    return request_id_of(None)
 
 
 def encode_headers(headers: Mapping[str, str]) -> Metadata:

@@ -21,9 +21,9 @@ from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest import repository, v1, v2
 from kserve.protocol.rest.compression import Compression
 from kserve.protocol.rest.exchange import ClientDisconnected, Exchange
-from kserve.protocol.rest.http import request_id_of
 from kserve.protocol.rest.model_path import split_version
 from kserve.protocol.rest.responses import JSONResponse
+from kserve.request_ids import request_id_of
 
 _V1_MODELS: Final = "/v1/models/"
 _V2_MODELS: Final = "/v2/models/"
@@ -189,7 +189,7 @@ def _noting_status(send: Send) -> tuple[Send, list[int]]:
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
     given = dict(reversed(scope["headers"])).get(b"x-request-id")
-    headers = {"x-request-id": request_id_of(given)}
+    headers = {"x-request-id": request_id_of(given.decode("latin-1") if given else None)}
     error = {"error": str(ServerNotReady(_DRAINING))}
     await JSONResponse(error, 503, headers)(scope, receive, send)
 

@@ -12,13 +12,13 @@ from starlette.types import Message, Receive, Scope, Send
 
 from kserve.config import CloudEventConfig
 from kserve.errors import InferenceServerError, describe
-from kserve.listing import shortened
-from kserve.logging import logger, request_id_var, trace_logger
+from kserve.logging import log_request, logger, request_id_var
 from kserve.metrics import AnswerMetrics
 from kserve.protocol.codec.encoded_json import EncodedJson
 from kserve.protocol.codec.v2_binary import EncodedBinary
 from kserve.protocol.rest.compression import MIN_COMPRESSED_BYTES, Compression, RawHeaders
-from kserve.protocol.rest.http import WIRE, Wire, request_id_of
+from kserve.protocol.rest.http import WIRE, Wire
+from kserve.request_ids import request_id_of
 
 # body, headers -> body, headers
 Wrap = Callable[[bytes, RawHeaders], tuple[bytes, RawHeaders]]
@@ -116,7 +116,8 @@ class Exchange:
         self._receive = receive
         self._send = send
         self._started = perf_counter()
-        self.request_id = request_id_of(self.header(b"x-request-id"))
+        given = self.fields.get(b"x-request-id")
+        self.request_id = request_id_of(given.decode("latin-1") if given else None)
         request_id_var.set(self.request_id)
 
     def header(self, name: bytes) -> bytes | None:
@@ -288,14 +289,8 @@ class Exchange:
         status = self._outcome or self.status or _CLIENT_CLOSED
         self.metrics.count_answer(self.protocol, status)
         if log and self.model_name:
-            fields = {
-                "request_id": self.request_id,
-                "model": shortened(self.model_name),
-                "protocol": self.protocol,
-                "status": status,
-                "duration_ms": round((perf_counter() - self._started) * 1000, 3),
-            }
-            trace_logger.info("request", extra={"fields": fields})
+            seconds = perf_counter() - self._started
+            log_request(self.request_id, self.model_name, self.protocol, status, seconds)
 
     def _wire(self) -> Wire | None:
         return cast(Wire | None, self.scope.get(WIRE))

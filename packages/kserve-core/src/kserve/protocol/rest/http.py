@@ -1,11 +1,9 @@
 """One HTTP connection: uvicorn's protocol, where it falls short of RFC 9110 or of our answers."""
 
 import contextlib
-import re
 import weakref
 from asyncio import TimerHandle
 from typing import Any, Final, cast
-from uuid import uuid4
 
 import httptools
 import orjson
@@ -18,9 +16,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from kserve.errors import ServerNotReady
 from kserve.logging import logger, request_id_var
 from kserve.metrics import AnswerMetrics
-
-# Printable ASCII: the id goes into the log and back to the client.
-_REQUEST_ID: Final = re.compile(rb"[!-~]{1,128}")
+from kserve.request_ids import request_id_of
 
 # The key of a request's `Wire` in its ASGI scope.
 WIRE: Final = "kserve.wire"
@@ -137,7 +133,8 @@ class HTTPProtocol(HttpToolsProtocol):
         self.transport.close()
 
     def _write_error(self, status: int, error: str) -> None:
-        request_id = request_id_of(dict(reversed(self.headers or ())).get(b"x-request-id"))
+        given = dict(reversed(self.headers or ())).get(b"x-request-id")
+        request_id = request_id_of(given.decode("latin-1") if given else None)
         token = request_id_var.set(request_id)
         logger.info("Refused with %d: %s", status, error)
         request_id_var.reset(token)
@@ -168,10 +165,3 @@ class HTTPProtocol(HttpToolsProtocol):
             self._watch_for_stall()
             return
         self._refuse(503, str(ServerNotReady("The server is shutting down.")))
-
-
-def request_id_of(given: bytes | None) -> str:
-    """Give the client's `x-request-id` if it can be logged, or else a new one."""
-    if given is not None and _REQUEST_ID.fullmatch(given):
-        return given.decode()
-    return str(uuid4())

@@ -45,6 +45,9 @@ async def infer(
     if hasattr(result, "__aiter__"):
         await exchange.stream(result, raw_headers)
         return
+    if endpoint.takes_tensors:
+        # Nobody else has it.
+        result.id = result.id or exchange.request_id
     encoded = _encode(result, request, exchange.request_id)
     if isinstance(encoded, EncodedJson):
         await exchange.reply_json(encoded, raw_headers)
