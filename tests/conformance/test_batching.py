@@ -23,6 +23,9 @@ Json = dict[str, Any]
 Answer = tuple[int, Any]
 Ask = Callable[["RunningServer", Json], Answer]
 
+# The first row that needs a server starts it.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
+
 N_REQUESTS = 4
 # Then a batch runs though it is not full, and the count of the reasons is another.
 DELAY_MS = "12000"
