@@ -15,6 +15,9 @@ def check(name: str) -> None:
     folder = Path(module.__file__).parent
     assert "site-packages" in folder.parts, f"{name} comes from {folder}"
     assert (folder / "py.typed").exists(), f"{name} has no py.typed"
+    # What a package exports it imports only now.
+    for exported in module.__all__:
+        getattr(module, exported)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,8 +81,42 @@ def test_the_server_of_the_page_ends_with_one_line_of_reason(
     assert server.stderr.splitlines()[-1].endswith(reason)
 
 
-def test_the_main_module_of_the_page_has_seven_lines() -> None:
-    assert len(_blocks()["__main__.py"].splitlines()) == 7
+def test_the_main_module_of_the_page_has_six_lines() -> None:
+    assert len(_blocks()["__main__.py"].splitlines()) == 6
+
+
+def test_the_package_of_the_page_shows_its_model(tmp_path: Path) -> None:
+    code = "import linserver, linserver.model as m; print(linserver.LinearModel is m.LinearModel)"
+
+    completed = subprocess.run(
+        [sys.executable, "-c", code],
+        env=_write_package(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert (completed.returncode, completed.stdout, completed.stderr) == (0, "True\n", "")
+
+
+@pytest.mark.parametrize("package", ["linserver", "sklearnserver"])
+def test_a_server_loads_no_library_before_its_threads_are_limited(
+    tmp_path: Path, package: str
+) -> None:
+    if package != "linserver":
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    # What `python -m` imports before it runs anything.
+    code = f"import sys, {package}.__main__; print({{'numpy', 'joblib'}} & set(sys.modules))"
+
+    completed = subprocess.run(
+        [sys.executable, "-c", code],
+        env=_write_package(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert (completed.returncode, completed.stdout, completed.stderr) == (0, "set()\n", "")
 
 
 def test_the_project_file_of_the_page_is_like_those_of_the_repository() -> None:

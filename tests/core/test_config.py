@@ -22,7 +22,7 @@ DEFAULTS = {
     "grpc_port": 8081,
     "enable_grpc": True,
     "grpc_max_send_message_length": 67108864,
-    "grpc_max_receive_message_length": 67108864,
+    "grpc_max_receive_message_length": None,
     "grpc_max_concurrent_rpcs": None,
     "grpc_keepalive_time_s": 300,
     "grpc_keepalive_timeout_s": 20,
@@ -39,6 +39,10 @@ DEFAULTS = {
     "event_loop": "auto",
     "timeout_keep_alive_s": 65,
     "grace_period_s": 25,
+    "max_request_bytes": 64 << 20,
+    "max_inflight_bytes": None,
+    "header_timeout_s": 10.0,
+    "body_timeout_s": 30.0,
     "max_decompressed_bytes": 64 << 20,
     "cloudevents": {"type": "io.kserve.inference.response", "source": None, "merge": False},
     "enable_latency_logging": True,
@@ -93,6 +97,18 @@ def test_no_flags_give_the_defaults() -> None:
         pytest.param(
             ["--timeout-keep-alive", "5"], {"timeout_keep_alive_s": 5}, id="timeout-keep-alive"
         ),
+        pytest.param(
+            ["--max_request_bytes", "1000"], {"max_request_bytes": 1000}, id="max_request_bytes"
+        ),
+        pytest.param(
+            ["--max_inflight_bytes", "1000"],
+            {"max_inflight_bytes": 1000},
+            id="max_inflight_bytes",
+        ),
+        pytest.param(
+            ["--header_timeout_s", "0.5"], {"header_timeout_s": 0.5}, id="header_timeout_s"
+        ),
+        pytest.param(["--body_timeout_s", "60"], {"body_timeout_s": 60.0}, id="body_timeout_s"),
         pytest.param(
             ["--max_decompressed_bytes", "1000"],
             {"max_decompressed_bytes": 1000},

@@ -82,6 +82,48 @@ def test_all_lists_what_the_package_exports() -> None:
     assert all(hasattr(kserve, name) for name in listed)
 
 
+@pytest.mark.parametrize("module", ["kserve", "kserve.main", "kserve.cpu", "kserve.threads"])
+def test_what_is_imported_before_threads_are_limited_loads_no_numpy(module: str) -> None:
+    completed = subprocess.run(
+        [sys.executable, "-c", f"import sys, {module}; print('numpy' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert (completed.returncode, completed.stdout) == (0, "False\n")
+
+
+@pytest.mark.parametrize(
+    "first",
+    ["import kserve", "import kserve.utils.utils", "import kserve.utils.numpy_codec"],
+)
+def test_utils_and_constants_have_their_names_whatever_is_imported_first(first: str) -> None:
+    code = (
+        f"{first}\nimport kserve\nfrom kserve import constants, utils\n"
+        "import kserve.constants.constants as c, kserve.utils.utils as u\n"
+        "print(utils.generate_uuid is u.generate_uuid, kserve.utils is utils)\n"
+        "print(constants.PredictorProtocol is c.PredictorProtocol, kserve.errors.__name__)"
+    )
+
+    completed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+    )
+
+    assert (completed.returncode, completed.stdout.split()) == (
+        0,
+        ["True", "True", "True", "kserve.errors"],
+    )
+
+
+def test_utils_and_constants_show_all_of_their_modules() -> None:
+    constants = vars(importlib.import_module("kserve.constants.constants"))
+    own = {name for name in constants if name.isupper() or name == "PredictorProtocol"}
+
+    assert kserve.utils.__all__ == importlib.import_module("kserve.utils.utils").__all__
+    assert set(kserve.constants.__all__) == own
+
+
 def test_a_star_import_gives_all() -> None:
     namespace: dict[str, object] = {}
     exec("from kserve import *", namespace)

@@ -14,6 +14,7 @@ MB = 1 << 20
 # Half an array, half small pieces, which the allocator would keep; and a circle, which only the
 # collector finds.
 SERVER = """\
+import gc
 import numpy as np
 from kserve.main import run
 from kserve.model import TensorModel
@@ -30,6 +31,9 @@ class Heavy(TensorModel):
         return True
 
     def predict_tensors(self, tensors, options):
+        if tensors["x"][0] == 7:
+            # Whether the collector looks at this model.
+            return {"y": np.array([float(any(found is self for found in gc.get_objects()))])}
         return {"y": tensors["x"] + self.array[0]}
 
 if __name__ == "__main__":
@@ -50,11 +54,27 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
         yield running
 
 
+@pytest.fixture
+def server_of_one(tmp_path: Path) -> Iterator[ServerProcess]:
+    (tmp_path / "server.py").write_text(SERVER)
+    (tmp_path / "models" / "heavy").mkdir(parents=True)
+    (tmp_path / "models" / "heavy" / "m.heavy").touch()
+    with ServerProcess(
+        str(tmp_path / "server.py"), "--model_dir", str(tmp_path / "models")
+    ) as running:
+        yield running
+
+
 def resident(server: ServerProcess) -> int:
     """Give the resident size of the process in bytes."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
     return int(line.split()[1]) * 1024
+
+
+def is_looked_at(server: ServerProcess, name: str) -> bool:
+    response = server.request("POST", f"/v1/models/{name}:predict", {"instances": [7]})
+    return bool(response.json() == {"predictions": [1.0]})
 
 
 def post(server: ServerProcess, path: str) -> int:
@@ -91,3 +111,34 @@ def test_replacing_again_and_again_does_not_grow(server: ServerProcess) -> None:
     while resident(server) >= before and monotonic() < give_up_at:
         sleep(0.05)
     assert resident(server) < before
+
+
+def test_the_only_model_of_the_start_is_freed(server_of_one: ServerProcess) -> None:
+    before = resident(server_of_one)
+
+    response = server_of_one.request("POST", "/v2/repository/models/heavy/unload")
+
+    assert response.status == 200
+    assert before - resident(server_of_one) > 90 * MB
+
+
+def test_the_collector_looks_at_no_model_that_is_loaded(server: ServerProcess) -> None:
+    at_start = is_looked_at(server, "heavy")
+    server.request("POST", "/v2/repository/models/heavy/unload")
+    other = is_looked_at(server, "light")
+    server.request("POST", "/v2/repository/models/heavy/load")
+    later = is_looked_at(server, "heavy")
+
+    assert (at_start, other, later) == (False, False, False)
+
+
+def test_the_collector_looks_at_no_model_that_took_the_place_of_another(
+    server: ServerProcess,
+) -> None:
+    server.request("POST", "/v2/repository/models/heavy/load")
+
+    # The old one is freed, and what is there then kept out, after its last request.
+    deadline = monotonic() + 10
+    while is_looked_at(server, "heavy"):
+        assert monotonic() < deadline
+        sleep(0.01)

@@ -1,6 +1,10 @@
+import argparse
 import asyncio
+import io
 import logging
 import os
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +12,31 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import BaseEstimator
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.cluster import DBSCAN, KMeans
 from sklearn.compose import ColumnTransformer, make_column_selector
 from sklearn.datasets import load_iris
 from sklearn.decomposition import PCA
-from sklearn.ensemble import IsolationForest, RandomForestClassifier, VotingClassifier
+from sklearn.ensemble import (
+    BaggingClassifier,
+    GradientBoostingClassifier,
+    IsolationForest,
+    RandomForestClassifier,
+    RandomForestRegressor,
+    StackingClassifier,
+    VotingClassifier,
+)
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.manifold import TSNE
 from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multioutput import MultiOutputClassifier
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import (
     FunctionTransformer,
     OneHotEncoder,
@@ -540,14 +557,144 @@ def test_loads_any_pickle_only_if_told_so(
     assert model.ready
 
 
-def test_sets_one_job_throughout(tmp_path: Path) -> None:
-    forest = RandomForestClassifier(5, n_jobs=-1)
-    search = GridSearchCV(make_pipeline(StandardScaler(), forest), {}, n_jobs=2)
-    model = serve(tmp_path, search.fit(FEATURES, SPECIES))
+class Jobs(pickle.Pickler):
+    """Visits every object that a pickle would hold, and collects each `n_jobs`."""
 
-    fitted = model._served.calls["predict"].__self__  # type: ignore[union-attr]
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO())
+        self.found: list[Any] = []
 
-    assert (fitted.n_jobs, fitted.best_estimator_[-1].n_jobs) == (1, 1)
+    def persistent_id(self, obj: Any) -> None:
+        if not isinstance(obj, type) and "n_jobs" in getattr(obj, "__dict__", {}):
+            self.found.append(obj.n_jobs)
+
+
+def jobs_of(model: SKLearnModel) -> list[Any]:
+    visitor = Jobs()
+    visitor.dump(model._served.calls["predict"].__self__)  # type: ignore[union-attr]
+    return visitor.found
+
+
+def forest() -> RandomForestClassifier:
+    return RandomForestClassifier(3, n_jobs=-1)
+
+
+def one_object_of_an_array() -> Any:
+    estimator = GradientBoostingClassifier(n_estimators=1)
+    estimator.fit(FEATURES, SPECIES)
+    estimator.estimators_[0, 0] = RandomForestRegressor(2, n_jobs=-1).fit(FEATURES, SPECIES)
+    return estimator
+
+
+NESTED = [
+    pytest.param(lambda: forest().fit(FEATURES, SPECIES), id="forest"),
+    pytest.param(
+        lambda: GridSearchCV(make_pipeline(StandardScaler(), forest()), {}, n_jobs=2).fit(
+            FEATURES, SPECIES
+        ),
+        id="search over a pipeline",
+    ),
+    pytest.param(
+        lambda: VotingClassifier([("a", forest()), ("b", SVC())], n_jobs=2).fit(FEATURES, SPECIES),
+        id="voting",
+    ),
+    pytest.param(
+        lambda: StackingClassifier([("a", forest())], forest(), n_jobs=2).fit(FEATURES, SPECIES),
+        id="stacking",
+    ),
+    pytest.param(
+        lambda: make_pipeline(
+            ColumnTransformer([("a", make_union(StandardScaler(), n_jobs=2), [0, 1])], n_jobs=2),
+            BaggingClassifier(KNeighborsClassifier(n_jobs=2), 2, n_jobs=2),
+        ).fit(FEATURES, SPECIES),
+        id="columns, union, bagging, neighbours",
+    ),
+    pytest.param(
+        lambda: CalibratedClassifierCV(forest(), n_jobs=2, cv=2).fit(FEATURES, SPECIES),
+        id="calibrated",
+    ),
+    pytest.param(
+        lambda: MultiOutputClassifier(forest(), n_jobs=2).fit(
+            FEATURES, np.column_stack([SPECIES, SPECIES])
+        ),
+        id="several outputs",
+    ),
+    pytest.param(
+        lambda: OneVsRestClassifier(forest(), n_jobs=2).fit(FEATURES, SPECIES), id="one versus rest"
+    ),
+    pytest.param(one_object_of_an_array, id="an array of estimators"),
+]
+
+
+@pytest.mark.parametrize("make", NESTED)
+@pytest.mark.parametrize("n_jobs", [1, 3])
+def test_sets_the_jobs_of_every_estimator_inside(
+    tmp_path: Path, make: Callable[[], Any], n_jobs: int
+) -> None:
+    options = {} if n_jobs == 1 else {"n_jobs": n_jobs}
+    # To fit in the processes that they ask for takes seconds.
+    with joblib.parallel_config("sequential"):
+        estimator = make()
+
+    found = jobs_of(serve(tmp_path, estimator, **options))
+
+    assert set(found) == {n_jobs}
+
+
+def test_one_job_for_each_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sklearnserver.model.cpu_count", lambda: 5)
+
+    found = jobs_of(serve(tmp_path, forest().fit(FEATURES, SPECIES), n_jobs=-1))
+
+    assert set(found) == {5}
+
+
+class Where(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Answers with the process that computes, in a job of its own."""
+
+    def __init__(self, n_jobs: int | None = None) -> None:
+        self.n_jobs = n_jobs
+
+    def fit(self, features: Any, labels: Any = None) -> "Where":
+        self.n_features_in_ = 1
+        return self
+
+    def predict(self, features: Any) -> Any:
+        jobs = joblib.Parallel(n_jobs=self.n_jobs)
+        return np.array(jobs(joblib.delayed(os.getpid)() for _ in range(len(features))))
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_jobs_are_no_processes(tmp_path: Path, n_jobs: int) -> None:
+    model = serve(tmp_path, Where().fit([[0]]), allow_pickle=True, n_jobs=n_jobs)
+
+    answer = model.predict({"instances": [[0], [1], [2]]})
+
+    assert answer == {"predictions": [os.getpid()] * 3}
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"), [("4", 4), ("-1", -1)], ids=["a number", "all CPUs"]
+)
+def test_reads_the_number_of_jobs(argument: str, expected: int) -> None:
+    parser = argparse.ArgumentParser()
+    SKLearnModel.add_arguments(parser)
+
+    assert parser.parse_args(["--n_jobs", argument]).n_jobs == expected
+    assert parser.parse_args([]).n_jobs == 1
+
+
+@pytest.mark.parametrize("argument", ["0", "-2", "many"])
+def test_refuses_what_is_no_number_of_jobs(
+    argument: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser()
+    SKLearnModel.add_arguments(parser)
+
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--n_jobs", argument])
+
+    assert f"expected an integer, 1 or more, got '{argument}'" in capsys.readouterr().err
 
 
 def test_a_repository_loads_every_directory(tmp_path: Path) -> None:

@@ -185,3 +185,19 @@ def test_help_imports_no_framework() -> None:
     assert lines[-1] == "[]"
     assert any("--method" in line for line in lines)
     assert any("--allow_pickle" in line for line in lines)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_several_jobs_start_no_processes(tmp_path: Path) -> None:
+    halves = [("a", StandardScaler(), [0, 1]), ("b", StandardScaler(), [2, 3])]
+    features = FEATURES.to_numpy()
+    estimator = make_pipeline(ColumnTransformer(halves), SVC()).fit(features, SPECIES)
+    arguments = ("--model_dir", str(save(tmp_path, estimator)), "--n_jobs", "2")
+
+    with ServerProcess("sklearnserver", *arguments) as server:
+        response = server.request("POST", "/v1/models/model:predict", {"instances": ROWS})
+        tasks = Path(f"/proc/{server.process.pid}/task")
+        children = [(task / "children").read_text() for task in tasks.iterdir()]
+
+    assert (response.status, response.json()) == (200, {"predictions": [1, 1]})
+    assert set(children) == {""}

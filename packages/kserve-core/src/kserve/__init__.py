@@ -1,27 +1,31 @@
 """Model servers for KServe: the inference protocols, the model lifecycle, and the server."""
 
-from kserve.constants import constants
-from kserve.model import (
-    BaseKServeModel,
-    InferenceModel,
-    InferenceVerb,
-    Model,
-    PredictOptions,
-    PredictorProtocol,
-    TensorModel,
-)
-from kserve.model_repository import ModelRepository
-from kserve.model_server import ModelServer
-from kserve.predictor_config import PredictorConfig
-from kserve.protocol.infer_type import (
-    InferInput,
-    InferOutput,
-    InferRequest,
-    InferResponse,
-    RequestedOutput,
-)
-from kserve.signature import Signature, TensorSpec
-from kserve.utils import utils
+from typing import TYPE_CHECKING
+
+from kserve.exports import lazy_exports
+
+if TYPE_CHECKING:
+    from kserve import constants, utils
+    from kserve.model import (
+        BaseKServeModel,
+        InferenceModel,
+        InferenceVerb,
+        Model,
+        PredictOptions,
+        PredictorProtocol,
+        TensorModel,
+    )
+    from kserve.model_repository import ModelRepository
+    from kserve.model_server import ModelServer
+    from kserve.predictor_config import PredictorConfig
+    from kserve.protocol.infer_type import (
+        InferInput,
+        InferOutput,
+        InferRequest,
+        InferResponse,
+        RequestedOutput,
+    )
+    from kserve.signature import Signature, TensorSpec
 
 __all__ = [
     "BaseKServeModel",
@@ -44,3 +48,20 @@ __all__ = [
     "constants",
     "utils",
 ]
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "kserve.model": [
+            *("BaseKServeModel", "InferenceModel", "InferenceVerb", "Model", "PredictOptions"),
+            *("PredictorProtocol", "TensorModel"),
+        ],
+        "kserve.model_repository": ["ModelRepository"],
+        "kserve.model_server": ["ModelServer"],
+        "kserve.predictor_config": ["PredictorConfig"],
+        "kserve.protocol.infer_type": [
+            *("InferInput", "InferOutput", "InferRequest", "InferResponse", "RequestedOutput"),
+        ],
+        "kserve.signature": ["Signature", "TensorSpec"],
+    },
+)

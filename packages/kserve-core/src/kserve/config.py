@@ -14,9 +14,19 @@ from kserve.predictor_config import PredictorConfig
 # become that much.
 DEFAULT_MAX_DECOMPRESSED_BYTES: Final = 64 << 20
 
+# 64 MiB, as Triton's limit on HTTP bodies; KServe's SDK has 8 MiB over gRPC and none over REST.
+DEFAULT_MAX_REQUEST_BYTES: Final = 64 << 20
+
+# A head is sent at once, so this is for the worst of lines; nginx gives it 60 s, Apache 20 s.
+DEFAULT_HEADER_TIMEOUT_S: Final = 10.0
+
+# TCP sends a lost segment again after 0.2, 0.4, 0.8 s and so on: 30 s of silence are seven losses
+# in a row. nginx gives 60 s, and holds the body in a file where we hold it in memory.
+DEFAULT_BODY_TIMEOUT_S: Final = 30.0
+
 EVENT_LOOPS: Final = ("auto", "asyncio", "uvloop")
 
-# 64 MiB, as Triton's limit on HTTP bodies; KServe's SDK has 8 MiB.
+# 64 MiB, as the limit on requests.
 DEFAULT_MAX_GRPC_MESSAGE_BYTES: Final = 64 << 20
 
 # Mosec's limit too; TEI has 512. A thousand requests are more than one process answers in the
@@ -75,7 +85,8 @@ class ServerConfig:
         grpc_port: The gRPC port; 0 takes a free one.
         enable_grpc: Whether gRPC is served.
         grpc_max_send_message_length: Bytes of the largest response over gRPC.
-        grpc_max_receive_message_length: Bytes of the largest request over gRPC.
+        grpc_max_receive_message_length: Bytes of the largest request over gRPC; None is
+            `max_request_bytes`.
         grpc_max_concurrent_rpcs: Calls over gRPC at the same time, health checks included; further
             ones are refused. None is no limit.
         grpc_keepalive_time_s: Seconds after which the peer of a silent gRPC connection is pinged.
@@ -97,6 +108,12 @@ class ServerConfig:
             of common proxies, so that the proxy closes first and never meets a closed connection.
         grace_period_s: Seconds that requests in flight get to finish at the end; models stop in
             what is left of them.
+        max_request_bytes: What a request body may have, 1 or more.
+        max_inflight_bytes: What all request bodies over REST in flight may have, 1 or more; None
+            is a quarter of the memory limit.
+        header_timeout_s: Seconds from the first byte of a request over REST to the end of its
+            head, above 0.
+        body_timeout_s: Seconds for which a request body over REST may not come on, above 0.
         max_decompressed_bytes: What a compressed request body may become.
         cloudevents: What the events say that answer events.
         enable_latency_logging: Whether each inference request leaves a line in the log.
@@ -117,7 +134,7 @@ class ServerConfig:
     grpc_port: int = 8081
     enable_grpc: bool = True
     grpc_max_send_message_length: int = DEFAULT_MAX_GRPC_MESSAGE_BYTES
-    grpc_max_receive_message_length: int = DEFAULT_MAX_GRPC_MESSAGE_BYTES
+    grpc_max_receive_message_length: int | None = None
     grpc_max_concurrent_rpcs: int | None = None
     # gRPC's own two hours outlive what load balancers remember of an idle connection: AWS' 350 s
     # is the shortest of the common ones.
@@ -141,6 +158,10 @@ class ServerConfig:
     timeout_keep_alive_s: int = 65
     # Kubernetes kills 30 s after it has asked for the end.
     grace_period_s: int = 25
+    max_request_bytes: int = DEFAULT_MAX_REQUEST_BYTES
+    max_inflight_bytes: int | None = None
+    header_timeout_s: float = DEFAULT_HEADER_TIMEOUT_S
+    body_timeout_s: float = DEFAULT_BODY_TIMEOUT_S
     max_decompressed_bytes: int = DEFAULT_MAX_DECOMPRESSED_BYTES
     cloudevents: CloudEventConfig = CloudEventConfig()
     enable_latency_logging: bool = True
@@ -180,6 +201,10 @@ class ServerConfig:
             event_loop=args.event_loop,
             timeout_keep_alive_s=args.timeout_keep_alive,
             grace_period_s=args.grace_period,
+            max_request_bytes=args.max_request_bytes,
+            max_inflight_bytes=args.max_inflight_bytes,
+            header_timeout_s=args.header_timeout_s,
+            body_timeout_s=args.body_timeout_s,
             max_decompressed_bytes=args.max_decompressed_bytes,
             cloudevents=CloudEventConfig.from_env(),
             enable_latency_logging=args.enable_latency_logging,
@@ -250,12 +275,41 @@ def make_parser() -> argparse.ArgumentParser:
         default=default.max_decompressed_bytes,
         help="what a compressed request body may become (%(default)s)",
     )
+    _add_intake(parser)
     _add_batching(parser)
     _add_logging(parser)
     _add_grpc(parser)
     _add_predictor(parser)
     _add_repository(parser)
     return parser
+
+
+def _add_intake(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    default = ServerConfig()
+    add(
+        "--max_request_bytes",
+        type=positive,
+        default=default.max_request_bytes,
+        help="what a request body may have (%(default)s)",
+    )
+    add(
+        "--max_inflight_bytes",
+        type=positive,
+        help="what all REST request bodies in flight may have (a quarter of the memory limit)",
+    )
+    add(
+        "--header_timeout_s",
+        type=seconds,
+        default=default.header_timeout_s,
+        help="seconds from the first byte of a REST request to the end of its head (%(default)s)",
+    )
+    add(
+        "--body_timeout_s",
+        type=seconds,
+        default=default.body_timeout_s,
+        help="seconds for which a REST request body may not come on (%(default)s)",
+    )
 
 
 def _add_batching(parser: argparse.ArgumentParser) -> None:
@@ -303,7 +357,6 @@ def _add_grpc(parser: argparse.ArgumentParser) -> None:
     default = ServerConfig()
     for flag, help_text in (
         ("grpc_max_send_message_length", "bytes of the largest response over gRPC"),
-        ("grpc_max_receive_message_length", "bytes of the largest request over gRPC"),
         ("grpc_keepalive_time_s", "seconds until a silent gRPC peer is pinged"),
         ("grpc_keepalive_timeout_s", "seconds that it has to answer"),
         ("grpc_min_ping_interval_s", "seconds between a gRPC client's pings, at least"),
@@ -314,6 +367,11 @@ def _add_grpc(parser: argparse.ArgumentParser) -> None:
             default=getattr(default, flag),
             help=f"{help_text} (%(default)s)",
         )
+    add(
+        "--grpc_max_receive_message_length",
+        type=positive,
+        help="bytes of the largest request over gRPC (that of --max_request_bytes)",
+    )
     add("--grpc_max_concurrent_rpcs", type=positive, help="calls over gRPC at the same time")
 
 

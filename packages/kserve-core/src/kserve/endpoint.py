@@ -30,7 +30,7 @@ _HEALTH_TIMEOUT_S: Final = 5.0
 _HANDLERS = ("preprocess", "validate", "predict", "postprocess", "explain", "__call__")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Endpoint:
     """A model under the name that it is served by.
 

@@ -1,4 +1,4 @@
-"""The command line of a framework server: `run(ModelClass)` is all that its `__main__` does."""
+"""The command line of a framework server: `run(MODEL)` is all that its `__main__` does."""
 
 import argparse
 import difflib
@@ -7,15 +7,17 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, NoReturn
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from kserve.config import ServerConfig, count_or_all, make_parser, timeout
-from kserve.directory_repository import DirectoryRepository
 from kserve.errors import NoModelReady, StartError
 from kserve.logging import configure_logging, logger
-from kserve.model import TensorModel
-from kserve.model_repository import reason_of
-from kserve.model_server import ModelServer
+from kserve.threads import limit_threads
+
+# What loads numpy is imported after the threads of its BLAS are limited.
+if TYPE_CHECKING:
+    from kserve.model import TensorModel
 
 # Where Kubernetes reads the reason that it shows for a container that ended.
 _TERMINATION_LOG: Final = Path("/dev/termination-log")
@@ -26,7 +28,7 @@ _MODEL_DIR_WAIT_S: Final = 60.0
 _PREDICTOR_FLAGS: Final = ("--predictor_", "--enable_predictor_health_check")
 
 
-def run(model_class: type[TensorModel], argv: Sequence[str] | None = None) -> None:
+def run(model: "type[TensorModel] | str", argv: Sequence[str] | None = None) -> None:
     """Serve the model, or the models, of a directory until a signal ends the process.
 
     An artifact at the top of `--model_dir` is served as `--model_name`; else sub-directories named
@@ -34,10 +36,18 @@ def run(model_class: type[TensorModel], argv: Sequence[str] | None = None) -> No
     start ends the process with exit code 1 and one line of reason, last on stderr and in the
     termination log; a wrong command line with exit code 2.
 
+    The threads of the libraries are limited first; see `kserve.threads`. That has no effect on
+    what was loaded before, so `model` is the class itself only where its module loads nothing.
+
     Args:
-        model_class: The server's model; its `add_arguments` and `from_args` add to the flags.
+        model: The server's model, as `package.module:Class`, or the class; its `add_arguments` and
+            `from_args` add to the flags.
         argv: The command line without the program; the process's own if None.
     """
+    limit_threads()
+    from kserve.model_repository import reason_of
+
+    model_class: type[TensorModel] = resolve_name(model) if isinstance(model, str) else model
     server = model_class.__module__.partition(".")[0]
     args = _parse(model_class, server, sys.argv[1:] if argv is None else list(argv))
     config = ServerConfig.from_args(args)
@@ -53,7 +63,12 @@ def run(model_class: type[TensorModel], argv: Sequence[str] | None = None) -> No
         _exit(server, reason_of(exc))
 
 
-def _serve(model_class: type[TensorModel], args: argparse.Namespace, config: ServerConfig) -> None:
+def _serve(
+    model_class: "type[TensorModel]", args: argparse.Namespace, config: ServerConfig
+) -> None:
+    from kserve.directory_repository import DirectoryRepository
+    from kserve.model_server import ModelServer
+
     repository = DirectoryRepository(
         lambda name, model_dir: model_class.from_args(name, model_dir, args),
         args.model_dir,
@@ -65,7 +80,9 @@ def _serve(model_class: type[TensorModel], args: argparse.Namespace, config: Ser
     server.start([], load=partial(repository.load_at_start, args.model_dir_wait_s))
 
 
-def _parse(model_class: type[TensorModel], server: str, argv: Sequence[str]) -> argparse.Namespace:
+def _parse(
+    model_class: "type[TensorModel]", server: str, argv: Sequence[str]
+) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=f"python -m {server}", parents=[make_parser()], allow_abbrev=False
     )

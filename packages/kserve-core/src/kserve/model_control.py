@@ -1,17 +1,16 @@
 """Loading, reloading and unloading models while the server answers requests."""
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
+from kserve.collector import freeze_more, release
 from kserve.directory_repository import DirectoryRepository
 from kserve.endpoints import Endpoints
 from kserve.errors import InvalidInput, ModelNotFound, ModelNotReady, StartError, without_paths
 from kserve.executor import run_in_new_thread, run_user_code
 from kserve.logging import logger
-from kserve.memory import trim
 from kserve.metrics import forget_model
 from kserve.model import BaseKServeModel
 from kserve.model_repository import (
@@ -113,6 +112,9 @@ class ModelControl:
                 raise ModelNotFound(name)
             if not await registry.is_model_ready(name):
                 raise ModelNotReady(name)
+            if not gone:
+                # What is gone has it done once it is freed.
+                await run_in_new_thread(freeze_more)
 
     async def _remove(self, name: str) -> list[BaseKServeModel]:
         registry = self._registry
@@ -148,10 +150,4 @@ class ModelControl:
             except Exception as exc:
                 logger.error("Model %s failed to stop: %s", model.name, exc, exc_info=exc)
             del model
-        await run_in_new_thread(_release_memory)
-
-
-def _release_memory() -> None:
-    # A model that refers to itself is only the collector's to find.
-    gc.collect()
-    trim()
+        await run_in_new_thread(release)

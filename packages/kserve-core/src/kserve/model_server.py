@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
+from kserve.collector import frozen
 from kserve.config import ServerConfig, make_parser
 from kserve.context import set_predictor_config
+from kserve.descriptors import raise_descriptor_limit
 from kserve.directory_repository import DirectoryRepository
 from kserve.errors import NoModelReady, StartError
 from kserve.executor import run_in_new_thread, run_user_code
@@ -25,6 +27,7 @@ from kserve.model_repository import ModelRepository, ModelState, load, public_re
 from kserve.predictor_config import PredictorConfig
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest.app import Application
+from kserve.protocol.rest.intake import Intake
 from kserve.protocol.rest.server import RESTServer
 from kserve.watch import DirectoryWatch
 
@@ -200,8 +203,10 @@ class ModelServer:
             loading = asyncio.create_task(self._load(named, load))
             try:
                 if await self._completes(loading):
-                    async with self._watching():
-                        await self._listen(on_ready)
+                    raise_descriptor_limit()
+                    with frozen():
+                        async with self._watching():
+                            await self._listen(on_ready)
             finally:
                 await _cancel(loading)
                 await self._stop_models()
@@ -329,12 +334,17 @@ class ModelServer:
         assert self._stop_requested is not None
         try:
             async with asyncio.TaskGroup() as group:
-                for model in self.registered_models.get_models().values():
-                    if model.engine:
-                        group.create_task(model.start_engine())
+                self._start_engines(group)
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         await self._stop_requested.wait()
+
+    def _start_engines(self, group: asyncio.TaskGroup) -> None:
+        # A function of its own, whose names end with it: one of `_run_engines` would keep the last
+        # model for as long as the server runs.
+        for model in self.registered_models.get_models().values():
+            if model.engine:
+                group.create_task(model.start_engine())
 
     async def _stop_models(self) -> None:
         """Stop what was loaded; a `stop` that fails or hangs does not keep the server up."""
@@ -366,6 +376,7 @@ class ModelServer:
             log_requests=self.config.enable_latency_logging,
             max_decompressed_bytes=self.config.max_decompressed_bytes,
             cloudevents=self.config.cloudevents,
+            intake=Intake.from_config(self.config),
         )
 
     def _make_grpc_server(self) -> "GRPCServer | None":

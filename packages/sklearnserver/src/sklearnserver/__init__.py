@@ -1,5 +1,12 @@
 """Serves scikit-learn models over KServe's protocols."""
 
-from sklearnserver.model import SKLearnModel, SKLearnModelRepository
+from typing import TYPE_CHECKING
+
+from kserve.exports import lazy_exports
+
+if TYPE_CHECKING:
+    from sklearnserver.model import SKLearnModel, SKLearnModelRepository
 
 __all__ = ["SKLearnModel", "SKLearnModelRepository"]
+
+__getattr__ = lazy_exports(__name__, {"sklearnserver.model": __all__})

@@ -2,9 +2,12 @@
 
 import argparse
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Self
 
 from kserve.artifact import find_artifact
+from kserve.config import positive
+from kserve.cpu import cpu_count
 from kserve.directory_repository import DirectoryRepository
 from kserve.errors import InvalidInput, ModelMissingError
 from kserve.logging import logger
@@ -13,7 +16,7 @@ from kserve.model_repository import MODEL_MOUNT_DIRS
 from kserve.signature import Tensors
 from sklearnserver.estimator import METHODS, ServedEstimator, describe, name_result
 from sklearnserver.loading import load_estimator
-from sklearnserver.parts import use_one_thread
+from sklearnserver.parts import set_jobs
 
 _ALLOW_PICKLE_VARIABLE: Final = "KSERVE_ALLOW_PICKLE"
 # Upstream's switch.
@@ -31,6 +34,8 @@ class SKLearnModel(TensorModel):
             where it has no `predict`.
         allow_pickle: Load any pickle, which can run any code. If None, only where the environment
             says `KSERVE_ALLOW_PICKLE=true`.
+        n_jobs: Threads of one prediction, for the estimators that can use several; -1 for one on
+            each CPU that the process may use.
     """
 
     platform = "sklearn"
@@ -43,15 +48,17 @@ class SKLearnModel(TensorModel):
         *,
         method: str | None = None,
         allow_pickle: bool | None = None,
+        n_jobs: int = 1,
     ) -> None:
         super().__init__(name, model_dir)
         self._method = method
         self._allow_pickle = allow_pickle
+        self._n_jobs = cpu_count() if n_jobs == -1 else n_jobs
         self._served: ServedEstimator | None = None
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """Add `--method` and `--allow_pickle`."""
+        """Add `--method`, `--allow_pickle` and `--n_jobs`."""
         parser.add_argument(
             "--method",
             choices=METHODS,
@@ -62,11 +69,23 @@ class SKLearnModel(TensorModel):
             action="store_true",
             help="load any pickle, which can run any code: only for artifacts of a trusted source",
         )
+        parser.add_argument(
+            "--n_jobs",
+            type=_jobs,
+            default=1,
+            help="threads of one prediction, -1 for as many as there are CPUs (%(default)s)",
+        )
 
     @classmethod
     def from_args(cls, name: str, model_dir: str, args: argparse.Namespace) -> Self:
         """Make an unloaded model as the command line says."""
-        return cls(name, model_dir, method=args.method, allow_pickle=args.allow_pickle or None)
+        return cls(
+            name,
+            model_dir,
+            method=args.method,
+            allow_pickle=args.allow_pickle or None,
+            n_jobs=args.n_jobs,
+        )
 
     def load(self) -> bool:
         """Load the artifact and look at the estimator.
@@ -82,8 +101,9 @@ class SKLearnModel(TensorModel):
         if allow_pickle is None:
             allow_pickle = _is_set(_ALLOW_PICKLE_VARIABLE)
         estimator = load_estimator(path, allow_pickle=allow_pickle)
-        use_one_thread(estimator)
-        self._served = describe(estimator, self._method or _preferred(estimator), str(path))
+        set_jobs(estimator, self._n_jobs)
+        with self._in_threads():
+            self._served = describe(estimator, self._method or _preferred(estimator), str(path))
         self.signature = self._served.signature
         self.ready = True
         return self.ready
@@ -103,6 +123,19 @@ class SKLearnModel(TensorModel):
             InvalidInput: The estimator has no such method, or text is not UTF-8.
             ValueError, TypeError: The estimator refuses the values.
         """
+        with self._in_threads():
+            return self._predict(tensors, options)
+
+    def _in_threads(self) -> AbstractContextManager[object]:
+        """Run the jobs of the block in threads: some estimators start processes otherwise."""
+        if self._n_jobs == 1:
+            return nullcontext()
+        import joblib
+
+        context: AbstractContextManager[object] = joblib.parallel_config(backend="threading")
+        return context
+
+    def _predict(self, tensors: Tensors, options: PredictOptions) -> Tensors:
         served = self._served
         assert served is not None
         method = served.method
@@ -145,6 +178,11 @@ def _preferred(estimator: Any) -> str | None:
 
 def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "").strip().lower() == "true"
+
+
+def _jobs(text: str) -> int:
+    """Read an integer of 1 or more, or -1."""
+    return -1 if text == "-1" else positive(text)
 
 
 def _checked(method: Any, served: ServedEstimator) -> str:

@@ -3,16 +3,21 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 
-def use_one_thread(estimator: Any) -> None:
-    """Set `n_jobs` to 1 throughout.
 
-    A request is short, and several are answered at the same time: jobs would only wait for one
-    another.
+def set_jobs(estimator: Any, n_jobs: int) -> None:
+    """Set `n_jobs` throughout, whatever the estimator was fitted with.
+
+    Args:
+        estimator: It is changed.
+        n_jobs: Threads of one prediction, 1 or more. To start them takes longer than most requests:
+            a forest of 100 trees answers a row in 3 ms with 1 and in 11 ms with 2, and gains above
+            30,000 rows only (2 CPUs, scikit-learn 1.9).
     """
     for part in _parts(estimator):
         if "n_jobs" in vars(part):
-            part.n_jobs = 1
+            part.n_jobs = n_jobs
 
 
 def makes_frames(estimator: Any) -> bool:
@@ -45,6 +50,8 @@ def _parts(estimator: Any) -> Iterator[Any]:
             waiting.extend(part.values())
         elif isinstance(part, list | tuple):
             waiting.extend(part)
+        elif isinstance(part, np.ndarray) and part.dtype == object:
+            waiting.extend(part.flat)
         elif _is_estimator(part):
             yield part
             waiting.extend(vars(part).values())

@@ -626,11 +626,18 @@ def test_a_failure_in_mid_stream_ends_that_answer_alone(
     assert answers[2].infer_response.id == "2"
 
 
-def test_messages_beyond_the_limits_are_refused() -> None:
-    limits: dict[str, Any] = {
-        "grpc_max_receive_message_length": 4096,
-        "grpc_max_send_message_length": 1024,
-    }
+@pytest.mark.parametrize(
+    "limits",
+    [
+        pytest.param({"grpc_max_receive_message_length": 4096}, id="its own"),
+        pytest.param({"max_request_bytes": 4096}, id="that of all wires"),
+        pytest.param(
+            {"grpc_max_receive_message_length": 4096, "max_request_bytes": 1}, id="its own first"
+        ),
+    ],
+)
+def test_messages_beyond_the_limits_are_refused(limits: dict[str, Any]) -> None:
+    limits = {**limits, "grpc_max_send_message_length": 1024}
     with serving_ports([Echo("echo")], **limits) as ports, channel_to(ports.grpc) as channel:
         stub: Any = pb_grpc.GRPCInferenceServiceStub(channel)
 

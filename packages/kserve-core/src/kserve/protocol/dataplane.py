@@ -138,6 +138,11 @@ class DataPlane:
             raise self.unavailability(model_name, version)
         return endpoint
 
+    def is_current(self, endpoint: Endpoint, version: str | None = None) -> bool:
+        """Say whether `find` would give an endpoint again, its model's own `healthy` aside."""
+        model = self._get(endpoint.name, version)
+        return model is endpoint.model and bool(model.ready)
+
     def get_model_from_registry(self, name: str) -> BaseKServeModel:
         """Give a model, ready or not.
 

@@ -118,11 +118,12 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
 
     Source: https://grpc.github.io/grpc/core/group__grpc__arg__keys.html
     """
+    max_receive_bytes = config.grpc_max_receive_message_length or config.max_request_bytes
     return [
         # Otherwise a second server takes the same port without an error, and half of the calls.
         ("grpc.so_reuseport", 0),
         ("grpc.max_send_message_length", config.grpc_max_send_message_length),
-        ("grpc.max_receive_message_length", config.grpc_max_receive_message_length),
+        ("grpc.max_receive_message_length", max_receive_bytes),
         ("grpc.keepalive_time_ms", config.grpc_keepalive_time_s * 1000),
         ("grpc.keepalive_timeout_ms", config.grpc_keepalive_timeout_s * 1000),
         # Both for our pings and for those of clients: an idle connection is one to keep, too.

@@ -21,6 +21,7 @@ from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest import repository, v1, v2
 from kserve.protocol.rest.compression import Compression
 from kserve.protocol.rest.exchange import ClientDisconnected, Exchange
+from kserve.protocol.rest.http import WIRE, Wire
 from kserve.protocol.rest.model_path import split_version
 from kserve.protocol.rest.responses import JSONResponse
 from kserve.request_ids import request_id_of
@@ -79,7 +80,7 @@ class RestApp:
         try:
             await self._dispatch(exchange, scope, receive)
         except ClientDisconnected:
-            exchange.leave()
+            await exchange.leave()
         except asyncio.CancelledError:
             if not self.is_draining:
                 raise
@@ -147,6 +148,9 @@ class Application(Starlette):
             return rest_app
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            wire: Wire | None = scope.get(WIRE)
+            if wire is not None:
+                wire.is_bare = False
             noting, statuses = _noting_status(send)
             try:
                 await self({**scope, _REST_APP: rest_app}, receive, noting)
@@ -155,6 +159,9 @@ class Application(Starlette):
                 if statuses or not rest_app.is_draining:
                     raise
                 await _refuse(scope, receive, send)
+            finally:
+                if wire is not None:
+                    wire.release()
 
         return application
 

@@ -2,23 +2,27 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from time import perf_counter
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, TypeVarTuple, Unpack
 
 import orjson
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from kserve.config import CloudEventConfig
-from kserve.errors import InferenceServerError, describe
+from kserve.endpoint import Endpoint
+from kserve.errors import InferenceServerError, TooManyRequests, describe
 from kserve.logging import log_request, logger, request_id_var
 from kserve.metrics import AnswerMetrics
 from kserve.protocol.codec.encoded_json import EncodedJson
 from kserve.protocol.codec.v2_binary import EncodedBinary
 from kserve.protocol.rest.compression import MIN_COMPRESSED_BYTES, Compression, RawHeaders
-from kserve.protocol.rest.http import WIRE, Wire
+from kserve.protocol.rest.http import BODILESS, WIRE, Wire
 from kserve.request_ids import request_id_of
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 # body, headers -> body, headers
 Wrap = Callable[[bytes, RawHeaders], tuple[bytes, RawHeaders]]
@@ -50,9 +54,6 @@ _OWN_HEADERS: Final = frozenset(
 _HEADER_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE: Final = re.compile(rb"[\t -~\x80-\xff]*")
 
-# These have no body. Source: RFC 9110, 6.4.1.
-_BODILESS: Final = (204, 304)
-
 # As nginx logs it: the client closed the connection before the answer.
 _CLIENT_CLOSED: Final = 499
 
@@ -82,6 +83,7 @@ class Exchange:
         "_receive",
         "_send",
         "_started",
+        "_wire",
         "cloudevents",
         "fields",
         "metrics",
@@ -103,6 +105,7 @@ class Exchange:
         cloudevents: CloudEventConfig | None = None,
     ) -> None:
         self.scope = scope
+        self._wire: Wire | None = scope.get(WIRE)
         self.fields: dict[bytes, bytes] = dict(reversed(scope["headers"]))
         self.metrics = metrics
         self.cloudevents = cloudevents or CloudEventConfig()
@@ -144,11 +147,15 @@ class Exchange:
         Raises:
             ClientDisconnected: The client went away before it had sent everything.
             UnsupportedEncoding, InvalidInput, RequestTooLarge: It cannot be decompressed.
+            TooManyRequests: What it becomes has no room beside the requests in flight.
         """
-        if b"content-encoding" in self.fields:
-            encoding = self._listed(b"content-encoding")
-            return await self._compression.decompress(await self._read(), encoding)
-        return await self._read()
+        if b"content-encoding" not in self.fields:
+            return await self._read()
+        encoding = self._listed(b"content-encoding")
+        body = await self._compression.decompress(await self._read(), encoding)
+        if self._wire is not None:
+            self._wire.hold(len(body))
+        return body
 
     async def binary_body(self, json_length: int) -> memoryview:
         """Read a whole body of a JSON part and tensors, so that the first tensor is aligned.
@@ -157,7 +164,8 @@ class Exchange:
             json_length: Length in bytes of the JSON part.
 
         Raises:
-            ClientDisconnected, UnsupportedEncoding, InvalidInput, RequestTooLarge: As `body`.
+            ClientDisconnected, UnsupportedEncoding, InvalidInput, RequestTooLarge,
+            TooManyRequests: As `body`.
         """
         if b"content-encoding" in self.fields:
             return memoryview(await self.body())
@@ -170,6 +178,48 @@ class Exchange:
                 return memoryview(buffer)[padding:].toreadonly()
             message = await self._receive()
         raise ClientDisconnected
+
+    def refusal(
+        self, endpoint: Endpoint, is_current: Callable[[Endpoint], bool]
+    ) -> TooManyRequests:
+        """Give the refusal of a request whose model is full; more of its kind get it sooner.
+
+        Args:
+            endpoint: What the request is for.
+            is_current: Whether a later request of the same target would be for it, too.
+        """
+        if self._wire is not None:
+            self._wire.refuse_quickly(self.protocol, endpoint, is_current)
+        return endpoint.admission.refusal()
+
+    async def work(self, function: Callable[[Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T:
+        """Await what is done for the client; cancelled if it goes away.
+
+        Raises:
+            ClientDisconnected: It went away.
+            Exception: Whatever the function raises.
+        """
+        wire = self._wire
+        if wire is None:
+            return await function(*args)
+        if wire.is_gone:
+            raise ClientDisconnected
+        wire.worker = asyncio.current_task()
+        try:
+            result = await function(*args)
+        except asyncio.CancelledError:
+            # Nothing outside this has asked for a cancellation, so nothing outside shall see one.
+            if wire.is_gone and wire.end_work():
+                raise ClientDisconnected from None
+            raise
+        except Exception:
+            wire.end_work()
+            raise
+        if wire.is_gone:
+            wire.end_work()
+            raise ClientDisconnected
+        wire.worker = None
+        return result
 
     def _listed(self, name: bytes) -> bytes:
         # "its field value is the list of field line values [...] separated by a comma"
@@ -205,9 +255,11 @@ class Exchange:
             accepted = self._listed(b"accept-encoding")
             body, headers = await self._compression.compress(body, headers, accepted)
         length = (b"content-length", b"%d" % len(body))
-        await self.send(
-            {"type": "http.response.start", "status": status, "headers": [*headers, length]}
-        )
+        headers = [*headers, length, (b"x-request-id", self.request_id.encode())]
+        if self._wire is not None and self._wire.respond(status, headers, body):
+            self.status = status
+            return
+        await self.send({"type": "http.response.start", "status": status, "headers": headers[:-1]})
         await self.send({"type": "http.response.body", "body": body})
 
     async def reply_json(self, encoded: EncodedJson, headers: RawHeaders) -> None:
@@ -276,24 +328,26 @@ class Exchange:
             logger.error("Request failed", exc_info=exc)
         if not self.status:
             await self.reply(body, headers, status)
-        elif wire := self._wire():
-            wire.cut()
+        elif self._wire is not None:
+            self._wire.cut()
 
-    def leave(self) -> None:
+    async def leave(self) -> None:
         """Take note that the client was gone before it had read everything."""
-        wire = self._wire()
+        wire = self._wire
         self._outcome = (wire and wire.refused_status) or _CLIENT_CLOSED
+        if wire is not None and not wire.is_bare and not self.status:
+            # Nobody reads it, but a middleware may not expect that there is no response.
+            await self.reply(b"", [], self._outcome)
 
     def finish(self, log: bool) -> None:
         """Count the answer and, if it was an inference request, log its line."""
+        if self._wire is not None and self._wire.n_held:
+            self._wire.release()
         status = self._outcome or self.status or _CLIENT_CLOSED
         self.metrics.count_answer(self.protocol, status)
         if log and self.model_name:
             seconds = perf_counter() - self._started
             log_request(self.request_id, self.model_name, self.protocol, status, seconds)
-
-    def _wire(self) -> Wire | None:
-        return cast(Wire | None, self.scope.get(WIRE))
 
     async def _send_chunks(self, iterator: AsyncIterator[Any], headers: RawHeaders) -> None:
         try:
@@ -345,7 +399,7 @@ def _error_response(exc: Exception) -> tuple[int, bytes, RawHeaders]:
             return status, body, [*JSON_HEADERS, *encode_headers(exc.http_headers)]
         return status, body, JSON_HEADERS
     headers = encode_headers(exc.headers or {})
-    if exc.status_code in _BODILESS:
+    if exc.status_code in BODILESS:
         return exc.status_code, b"", headers
     body = orjson.dumps({"detail": exc.detail}, default=str)
     return exc.status_code, body, _json_headers(headers)

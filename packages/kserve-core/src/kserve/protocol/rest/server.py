@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from functools import partial
 from typing import Final, cast
 
 import uvicorn
@@ -14,6 +15,7 @@ from kserve.errors import StartError
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest.app import Application, RestApp
 from kserve.protocol.rest.http import HTTPProtocol
+from kserve.protocol.rest.intake import Intake
 
 # Connections that wait to be accepted; as uvicorn's default.
 _BACKLOG: Final = 2048
@@ -38,6 +40,7 @@ class RESTServer:
         log_requests: Whether each inference request leaves a line in the log.
         max_decompressed_bytes: What a compressed request body may become.
         cloudevents: What the events say that answer events.
+        intake: The limits on what comes over its connections.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class RESTServer:
         log_requests: bool = True,
         max_decompressed_bytes: int = DEFAULT_MAX_DECOMPRESSED_BYTES,
         cloudevents: CloudEventConfig | None = None,
+        intake: Intake | None = None,
     ) -> None:
         self.dataplane = data_plane
         self._host = host
@@ -65,12 +69,15 @@ class RESTServer:
         )
         self._app = _imported() if isinstance(app, str) else app
         self._task: asyncio.Task[None] | None = None
+        application = self.create_application()
         self.config = uvicorn.Config(
-            self.create_application(),
+            application,
             loop=event_loop,
-            http=HTTPProtocol,
+            http=cast(type[HTTPProtocol], partial(HTTPProtocol, intake or Intake())),
             ws="none",
             lifespan="off",
+            # Nothing of ours asks for the address of a client behind a proxy.
+            proxy_headers=application is not self._rest_app,
             log_config=None,
             access_log=False,
             server_header=False,

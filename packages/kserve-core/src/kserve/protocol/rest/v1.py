@@ -1,5 +1,6 @@
 """The V1 protocol over REST: list, readiness, predict, explain."""
 
+from functools import partial
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -32,13 +33,15 @@ async def infer(
     """Answer `POST /v1/models/{model_name}[/versions/{version}]:predict` or `:explain`."""
     endpoint = await dataplane.find(model_name, version)
     exchange.metrics = endpoint.metrics
+    if endpoint.admission.is_full:
+        raise exchange.refusal(endpoint, partial(dataplane.is_current, version=version))
     body = await exchange.body()
     if cloudevents.is_event(exchange.fields):
         payload = _decode_event(endpoint, events.unwrap(exchange, body))
     else:
         payload = _decode(endpoint, body, exchange.header(b"content-type"))
     headers = {} if endpoint.takes_tensors else exchange.headers()
-    result, response_headers = await dataplane.run(endpoint, payload, headers, verb)
+    result, response_headers = await exchange.work(dataplane.run, endpoint, payload, headers, verb)
     raw_headers = encode_headers(response_headers)
     if hasattr(result, "__aiter__"):
         await exchange.stream(result, raw_headers)

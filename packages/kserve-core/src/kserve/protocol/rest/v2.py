@@ -5,6 +5,7 @@ https://github.com/kserve/open-inference-protocol/blob/main/specification/protoc
 """
 
 from copy import copy
+from functools import partial
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -34,13 +35,17 @@ async def infer(
     """Answer `POST /v2/models/{model_name}[/versions/{version}]/infer`."""
     endpoint = await dataplane.find(model_name, version)
     exchange.metrics = endpoint.metrics
+    if endpoint.admission.is_full:
+        raise exchange.refusal(endpoint, partial(dataplane.is_current, version=version))
     if _JSON_LENGTH in exchange.fields or cloudevents.is_event(exchange.fields):
         request = await _read(exchange, endpoint)
     else:
         request = v2_json.decode(await exchange.body(), endpoint.name)
     request.model_version = version
     headers = {} if endpoint.takes_tensors else exchange.headers()
-    result, response_headers = await dataplane.run(endpoint, request, headers, "predict")
+    result, response_headers = await exchange.work(
+        dataplane.run, endpoint, request, headers, "predict"
+    )
     raw_headers = encode_headers(response_headers)
     if hasattr(result, "__aiter__"):
         await exchange.stream(result, raw_headers)
