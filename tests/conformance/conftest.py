@@ -32,25 +32,25 @@ _entries = {entry.name: entry for entry in _table.SERVERS}
 @pytest.fixture(scope="session")
 def running_server(
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Callable[[str], "RunningServer"]]:
-    """Give the running server of an entry's name."""
+) -> Iterator[Callable[..., "RunningServer"]]:
+    """Give the running server of an entry's name, and of flags where some follow."""
     with ExitStack() as stack:
 
         @cache
-        def start(name: str) -> "RunningServer | Exception":
+        def start(name: str, *flags: str) -> "RunningServer | Exception":
             entry = _entries[name]
             try:
-                process = stack.enter_context(entry.start(tmp_path_factory.mktemp(name)))
+                process = stack.enter_context(entry.start(tmp_path_factory.mktemp(name), *flags))
             except Exception as exc:
                 # Kept, so that a server that cannot start is not started again for each test.
                 return exc
             running: RunningServer = _table.RunningServer(entry, process)
             return running
 
-        def get(name: str) -> "RunningServer":
+        def get(name: str, *flags: str) -> "RunningServer":
             for module in _entries[name].imports:
                 pytest.importorskip(module, reason=f"{module} is not installed")
-            running = start(name)
+            running = start(name, *flags)
             if isinstance(running, Exception):
                 raise running
             return running

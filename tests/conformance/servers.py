@@ -23,26 +23,29 @@ class Server:
 
     Attributes:
         name: What the tests' ids call it.
-        start: Gives the process, not yet started, in an empty folder of its own.
+        start: Gives the process, not yet started, in an empty folder of its own; further arguments
+            are flags.
         model_name: The model that it serves, and no other.
         v1_request: A request that succeeds.
         v1_response: The whole answer to it, in the order of its keys.
         v2_request: A request that succeeds: one input, several rows, no `id`.
         v2_outputs: The outputs of the answer to it.
         metadata: The whole metadata of the model.
+        batches: Whether rows of requests that wait together run together.
         v1_explanation: The answer to `v1_request` on the explain route; None if the model cannot
             explain.
         imports: What has to be installed for it; its rows are skipped otherwise.
     """
 
     name: str
-    start: Callable[[Path], ServerProcess]
+    start: Callable[..., ServerProcess]
     model_name: str
     v1_request: Json
     v1_response: Json
     v2_request: Json
     v2_outputs: list[Json]
     metadata: Json
+    batches: bool = False
     v1_explanation: Json | None = None
     imports: tuple[str, ...] = ()
 
@@ -91,18 +94,19 @@ class RunningServer:
         return self.process.request(method, path, body, headers, **options)
 
 
-def _script(path: Path) -> Callable[[Path], ServerProcess]:
-    return lambda folder: ServerProcess(str(path))
+def _script(path: Path) -> Callable[..., ServerProcess]:
+    return lambda folder, *flags: ServerProcess(str(path), *flags)
 
 
-def _sklearn_iris(folder: Path) -> ServerProcess:
+def _sklearn_iris(folder: Path, *flags: str) -> ServerProcess:
     import joblib
     from sklearn.datasets import load_iris
     from sklearn.svm import SVC
 
     features, species = load_iris(return_X_y=True, as_frame=True)
     joblib.dump(SVC(gamma=1.0).fit(features, species), folder / "model.joblib")
-    return ServerProcess("sklearnserver", "--model_dir", str(folder), "--model_name", "iris")
+    arguments = ("--model_dir", str(folder), "--model_name", "iris", *flags)
+    return ServerProcess("sklearnserver", *arguments)
 
 
 # Rows 0, 50 and 100 of the data that scikit-learn carries: one of each class.
@@ -174,6 +178,7 @@ SERVERS = (
     Server(
         name="sklearnserver",
         start=_sklearn_iris,
+        batches=True,
         imports=("sklearn", "sklearnserver"),
         model_name="iris",
         v1_request={"instances": _IRIS_ROWS},

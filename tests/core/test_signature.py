@@ -85,18 +85,21 @@ def text(*values: str) -> NDArray[Any]:
             id="columns",
         ),
         pytest.param(
-            TABLE, {"any": np.ones((3, 2), np.int8)}, {"any": np.ones((3, 2))}, id="a whole table"
+            TABLE,
+            {"any": np.ones((3, 2), np.int8)},
+            {"input-0": np.ones((3, 2))},
+            id="a whole table",
         ),
         pytest.param(
             GUESSED_TABLE,
             {"any": np.ones((3, 2), np.int8)},
-            {"any": np.ones((3, 2), np.int8)},
+            {"input-0": np.ones((3, 2), np.int8)},
             id="a table of guesses is not converted",
         ),
         pytest.param(
             PARTLY_GUESSED_TABLE,
             {"any": np.ones((3, 2))},
-            {"any": np.ones((3, 2), np.float32)},
+            {"input-0": np.ones((3, 2), np.float32)},
             id="the column that is known converts a table",
         ),
         pytest.param(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from kserve.protocol.codec.dtypes import NUMPY_DTYPES
 from kserve.protocol.infer_type import InferRequest
 
 Tensors = dict[str, NDArray[Any]]
+
+# One name, so that requests that call it otherwise run together.
+TABLE_NAME: Final = "input-0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +61,8 @@ class Signature:
         """Give the request's tensors by the names of the signature, in its order and datatypes.
 
         A model of one input accepts it under any name. A tensor that stands for a whole table
-        keeps the name that it came with. Conversion is by datatype, never by value: any number
-        into any float, integers and booleans into wider integers.
+        is `TABLE_NAME`, whatever its name was. Conversion is by datatype, never by value: any
+        number into any float, integers and booleans into wider integers.
 
         Raises:
             InvalidInput: A missing or unknown input, a wrong shape or datatype, or inputs of
@@ -115,7 +118,7 @@ class Signature:
                 f"input {name!r}: the columns have different datatypes, send one tensor for each: "
                 f"{quoted([spec.name for spec in self.inputs])}"
             )
-        return {name: _convert(array, exact[0], name) if exact else array}
+        return {TABLE_NAME: _convert(array, exact[0], name) if exact else array}
 
     def _check_lone(self, given: Tensors) -> None:
         ((name, array),) = given.items()

@@ -17,7 +17,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message
 
 from kserve import InferenceVerb, Model
-from kserve.errors import InferenceError, InvalidInput, ModelLoadError, ModelNotReady
+from kserve.errors import (
+    DeadlineExceeded,
+    InferenceError,
+    InvalidInput,
+    ModelLoadError,
+    ModelNotReady,
+)
 from kserve.logging import JSONFormatter, logger
 from kserve.metrics import AnswerMetrics
 from kserve.model import append_forwardable_headers
@@ -252,6 +258,9 @@ def test_an_unexpected_error_shows_nothing_and_is_logged_under_its_id(entries: E
             b'{"error":"[7] boom"}',
             True,
             id="InferenceError",
+        ),
+        pytest.param(
+            DeadlineExceeded("too late"), 504, b'{"error":"too late"}', False, id="DeadlineExceeded"
         ),
         pytest.param(
             NotImplementedError("later"), 501, b'{"error":"later"}', False, id="NotImplementedError"

@@ -324,7 +324,7 @@ class Exchange:
             status, body, headers = _error_response(exc)
         if self.status:
             status = self._outcome = max(status, 500)
-        if status >= 500 and status not in (501, 503):
+        if status >= 500 and status not in (501, 503, 504):
             logger.error("Request failed", exc_info=exc)
         if not self.status:
             await self.reply(body, headers, status)
