@@ -470,7 +470,12 @@ async def test_what_is_told_of_a_hang_is_under_the_id_of_no_request(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("kserve"), "propagate", True)
     ids: list[str] = []
-    caplog.handler.addFilter(lambda record: ids.append(request_id_var.get()) is None)
+
+    def note(record: logging.LogRecord) -> bool:
+        ids.append(request_id_var.get())
+        return True
+
+    caplog.handler.addFilter(note)
     hangs, release = Hangs(), threading.Event()
     threads = ModelThreads("nameless", 1, 0.01, hangs)
     token = request_id_var.set("one that set the timer")
