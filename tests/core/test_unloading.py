@@ -9,6 +9,11 @@ import pytest
 
 from kserve.testing import ServerProcess
 
+pytestmark = [
+    pytest.mark.timeout(90),
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc"),
+]
+
 MB = 1 << 20
 
 # Half an array, half small pieces, which the allocator would keep; and a circle, which only the
@@ -79,9 +84,6 @@ def is_looked_at(server: ServerProcess, name: str) -> bool:
 
 def post(server: ServerProcess, path: str) -> int:
     return server.request("POST", path, {"instances": [1]}).status
-
-
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def test_loading_and_unloading_again_and_again_does_not_grow(server: ServerProcess) -> None:

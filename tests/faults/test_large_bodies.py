@@ -332,7 +332,6 @@ def _push(port: int) -> int:
         return _read_answer(stream)[0]
 
 
-@pytest.mark.timeout(60)
 def test_uploads_that_are_refused_cost_no_memory(tmp_path: Path) -> None:
     script = tmp_path / "echo.py"
     script.write_text(
@@ -360,7 +359,6 @@ def test_uploads_that_are_refused_cost_no_memory(tmp_path: Path) -> None:
     assert max(peaks) - before < 8 * MEBIBYTE
 
 
-@pytest.mark.timeout(60)
 def test_reading_pauses_while_nobody_takes_the_body() -> None:
     model = Blocking("large-blocking")
 

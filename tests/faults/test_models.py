@@ -42,8 +42,6 @@ CULPRIT = 13.0
 Answer = tuple[int | str, Any]
 Act = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
-pytestmark = pytest.mark.timeout(60)
-
 _numbers = itertools.count()
 
 

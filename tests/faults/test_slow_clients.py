@@ -300,7 +300,6 @@ def _resident_bytes(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.timeout(60)
 def test_slow_readers_cost_their_answers_and_others_are_served(tmp_path: Path) -> None:
     script = tmp_path / "large.py"
     script.write_text(
