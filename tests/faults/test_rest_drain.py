@@ -267,7 +267,12 @@ def test_idle_connections_do_not_hold_up_the_end(run: Run) -> None:
     assert rests == [b"", b""]
 
 
-def test_a_head_whose_rest_does_not_come_holds_up_no_stop(run: Run) -> None:
+def test_a_head_whose_rest_does_not_come_holds_up_no_stop(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The client does not close either, which has a limit of its own.
+    monkeypatch.setattr("kserve.protocol.rest.lingering._IDLE_S", 0.1)
+
     async def work() -> None:
         server, port = await _started()
         with _connected(port) as (client, stream):
