@@ -20,7 +20,7 @@ from kserve import Model, model_server
 from kserve.protocol.rest.app import Application
 from kserve.testing import ServerProcess, request, serving
 
-WAIT_S = 15
+WAIT_S = 40
 KIBIBYTE = 1 << 10
 MEBIBYTE = 1 << 20
 MAX_REQUEST_BYTES = 64 * KIBIBYTE

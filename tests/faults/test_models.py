@@ -30,8 +30,8 @@ from kserve.signature import Signature, Tensors, TensorSpec
 from kserve.testing import Ports, request, serving_ports
 from kserve.utils.utils import get_predict_input, get_predict_response
 
-WAIT_S = 18
-RPC_S = 18
+WAIT_S = 40
+RPC_S = 40
 # Far longer than what may run on the event loop.
 SLOW_S = 0.02
 # The event loop of `serving_ports` runs on a thread of this name.

@@ -18,7 +18,7 @@ from kserve.protocol.rest.app import Application
 from kserve.protocol.rest.server import RESTServer
 from kserve.testing import ServerProcess
 
-WAIT_S = 15
+WAIT_S = 40
 ROOT = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 ALIVE = ("200 OK", b'{"status":"alive"}')
 DRAINING = b'{"error":"Server is not ready. The server is shutting down."}'

@@ -14,7 +14,7 @@ from prometheus_client import REGISTRY
 from kserve import Model
 from kserve.testing import ServerProcess, request, serving
 
-WAIT_S = 15
+WAIT_S = 40
 MEBIBYTE = 1 << 20
 # Short for the tests; a client that sends every 50 ms never stalls so long.
 TIMEOUT_S = 0.5
