@@ -20,6 +20,7 @@ from kserve.executor import (
     run_in_new_thread,
     run_user_code,
 )
+from kserve.logging import request_id_var
 
 pytestmark = pytest.mark.anyio
 
@@ -384,7 +385,9 @@ async def test_an_async_generator_is_nothing_to_await() -> None:
     assert [chunk async for chunk in chunks] == [1]
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError()], ids=repr)
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError()], ids=repr
+)
 async def test_async_user_code_cannot_end_the_loop_or_the_task(error: BaseException) -> None:
     async def handler() -> None:
         raise error
@@ -460,6 +463,31 @@ async def test_a_call_that_does_not_return_is_told_and_so_is_its_return(
     assert first.message.startswith("Model hangs: a call has not returned for 0.2 s; it is at\n")
     assert "in call_of_the_model" in first.message
     assert second.message == "Model hangs: the call that had hung has returned"
+
+
+async def test_what_is_told_of_a_hang_is_under_the_id_of_no_request(
+    quick_look: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("kserve"), "propagate", True)
+    ids: list[str] = []
+
+    def note(record: logging.LogRecord) -> bool:
+        ids.append(request_id_var.get())
+        return True
+
+    caplog.handler.addFilter(note)
+    hangs, release = Hangs(), threading.Event()
+    threads = ModelThreads("nameless", 1, 0.01, hangs)
+    token = request_id_var.set("one that set the timer")
+
+    call = threads.submit(release.wait, _JOIN_S)
+    await hangs.news()
+    release.set()
+    await hangs.news()
+    await call
+    request_id_var.reset(token)
+
+    assert ids == ["", ""]
 
 
 async def test_one_thread_that_hangs_is_enough(quick_look: None) -> None:

@@ -147,6 +147,13 @@ def test_payloads_that_never_mix(first: Any, second: Any) -> None:
     assert one.key != other.key
 
 
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 class Opaque:
     """Something that only user code can make."""
 
@@ -171,6 +178,11 @@ class Opaque:
         pytest.param(rows({"a": 1}, {"b": 1}), id="rows of several column sets"),
         pytest.param(rows([1], mask=np.zeros(2000)), id="array in another key"),
         pytest.param(rows([1], k=[{"a": Opaque()}]), id="object in another key"),
+        pytest.param(rows(nested(2000)), id="row that is nested deeply"),
+        pytest.param(rows(1, k=nested(2000)), id="other key that is nested deeply"),
+        pytest.param(rows(*[0] * 70_000), id="more rows than are looked at"),
+        pytest.param(rows([[]] * 70_000), id="row of more parts than are looked at"),
+        pytest.param(rows(1, k=[0] * 70_000), id="other key of more parts than are looked at"),
         pytest.param(v2(1.0), id="scalar tensor"),
         pytest.param(v2(np.zeros((0, 2))), id="tensor without rows"),
         pytest.param(

@@ -59,6 +59,20 @@ class Endpoint:
         """What a `TensorModel` takes and gives; empty for any other model."""
         return self.model.signature if isinstance(self.model, TensorModel) else Signature()
 
+    def enter(self) -> None:
+        """Count a request in; `leave` counts it out.
+
+        Raises:
+            TooManyRequests: As many requests of the model as it takes are in flight.
+        """
+        self.admission.enter()
+        self.metrics.in_flight.inc()
+
+    def leave(self) -> None:
+        """Count a request out that was counted in."""
+        self.metrics.in_flight.dec()
+        self.admission.leave()
+
 
 def bind(model: BaseKServeModel, name: str, resources: ModelResources) -> Endpoint:
     """Look up once which form each handler has, and give the endpoint.

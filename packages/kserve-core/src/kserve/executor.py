@@ -132,8 +132,11 @@ class ModelThreads:
 
     def _look_later(self, loop: asyncio.AbstractEventLoop, delay_s: float) -> None:
         self._loop = loop
-        # The timer must not keep the threads of a model that was unloaded.
-        self._hang_timer = loop.call_later(delay_s, _look, weakref.ref(self), loop)
+        # The timer must not keep the threads of a model that was unloaded, and the request that
+        # set it is mostly not the one that hangs: what is logged is under no request's id.
+        self._hang_timer = loop.call_later(
+            delay_s, _look, weakref.ref(self), loop, context=contextvars.Context()
+        )
 
     def look_for_hang(self, loop: asyncio.AbstractEventLoop) -> None:
         """See whether a call has hung, or no longer; the timer calls it."""
@@ -201,14 +204,15 @@ async def awaited(value: Any) -> Any:
     An async generator is such another thing: it is awaited chunk by chunk, later.
 
     Raises:
-        RuntimeError: SystemExit was raised, or CancelledError though nobody cancelled the caller.
+        RuntimeError: SystemExit or KeyboardInterrupt was raised, or CancelledError though nobody
+            cancelled the caller.
         Exception: Whatever else is raised.
     """
     if not hasattr(value, "__await__"):
         return value
     try:
         return await value
-    except (SystemExit, asyncio.CancelledError) as exc:
+    except (SystemExit, KeyboardInterrupt, asyncio.CancelledError) as exc:
         task = asyncio.current_task()
         if isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling():
             raise
@@ -285,8 +289,8 @@ def _run(job: _Job) -> None:
 def raisable(exc: BaseException) -> Exception:
     """Give what fails one request only.
 
-    SystemExit would end the event loop, CancelledError the caller's task without an answer, and
-    StopIteration looks like the end of a coroutine.
+    SystemExit and KeyboardInterrupt would end the event loop, CancelledError the caller's task
+    without an answer, and StopIteration looks like the end of a coroutine.
     """
     if isinstance(exc, Exception) and not isinstance(exc, StopIteration):
         return exc

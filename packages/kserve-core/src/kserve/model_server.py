@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
+from kserve.allocator import keep_freed_memory
 from kserve.collector import frozen
 from kserve.config import ServerConfig, make_parser
 from kserve.context import set_predictor_config
@@ -179,6 +180,7 @@ class ModelServer:
             Exception: Whatever `load` raises.
         """
         named = _by_name(models)
+        keep_freed_memory()
         pool = DefaultPool(self.config.max_asyncio_workers)
         self._owns_loop = True
         try:

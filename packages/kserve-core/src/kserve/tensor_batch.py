@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from kserve.errors import RowCountError
 from kserve.model import PredictOptions, TensorModel
 from kserve.protocol.infer_type import InferRequest
-from kserve.signature import Signature, Tensors
+from kserve.signature import MAX_EAGER_BYTES, Signature, Tensors
 
 
 @dataclass(slots=True)
@@ -18,10 +18,11 @@ class TensorCall:
     """One request, checked.
 
     Attributes:
-        tensors: As the signature has them.
+        tensors: As the signature has them; large ones not yet converted.
         options: What else it asks for.
         key: Calls of equal keys may join; None runs alone.
         n_rows: Its rows, at least 1.
+        is_large: A tensor may still have to be converted.
         size: Its elements, at least 1. Where an axis beside the rows may be of any length, or
             nothing is known of the axes, the rows tell nothing of the cost.
     """
@@ -31,6 +32,7 @@ class TensorCall:
     key: Hashable
     n_rows: int
     size: int
+    is_large: bool
 
 
 class TensorBatches:
@@ -57,14 +59,15 @@ class TensorBatches:
             self._signature = signature
             self._has_rows = model.batching and has_rows(signature)
         options = model.check_options(request)
-        tensors = signature.check(request)
+        tensors = signature.conform(request)
         n_rows = _n_rows(tensors)
         key = None
         if self._has_rows and n_rows > 0:
             inputs = tuple([(name, _kind(a), a.shape[1:]) for name, a in tensors.items()])
             key = (inputs, options.outputs, _parameters_key(options))
         size = sum([array.size for array in tensors.values()])
-        return TensorCall(tensors, options, key, max(n_rows, 1), max(size, 1))
+        is_large = any(array.nbytes > MAX_EAGER_BYTES for array in tensors.values())
+        return TensorCall(tensors, options, key, max(n_rows, 1), max(size, 1), is_large)
 
     def run(self, calls: list[TensorCall]) -> list[Tensors]:
         """Call the model once for calls of equal keys, or for one; blocks.
@@ -79,6 +82,8 @@ class TensorBatches:
         """
         first = calls[0]
         tensors = first.tensors if len(calls) == 1 else _join(calls)
+        if first.is_large:
+            tensors = self._model.signature.convert(tensors)
         outputs = self._model.call(tensors, first.options)
         if first.key is None:
             return [outputs]

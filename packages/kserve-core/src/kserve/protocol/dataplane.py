@@ -15,6 +15,7 @@ from kserve.model import BaseKServeModel, InferenceModel, TensorModel
 from kserve.model_control import ModelControl
 from kserve.model_repository import ModelRepository, ModelState
 from kserve.predictor_config import PredictorConfig
+from kserve.stream import begun
 
 # Of the Open Inference Protocol, by the names that Triton gives them.
 _EXTENSIONS: Final = ("binary_tensor_data",)
@@ -97,21 +98,25 @@ class DataPlane:
     ) -> tuple[Any, dict[str, str]]:
         """Run one request on a model that `find` gave; the path of every wire.
 
+        A response that streams has its first chunk when this returns, and is in flight to its end.
+
         Raises:
             TooManyRequests: As many requests of the model as it takes are in flight, or as many
                 rows wait.
             DeadlineExceeded: The answer was not there in time.
             Exception: Whatever the model raises.
         """
-        admission, in_flight = endpoint.admission, endpoint.metrics.in_flight
-        admission.enter()
-        in_flight.inc()
+        endpoint.enter()
+        stream = None
         try:
             with self._deadlines.limit():
-                return await endpoint.run(request, headers, verb)
+                result, response_headers = await endpoint.run(request, headers, verb)
+                if hasattr(result, "__aiter__"):
+                    result = stream = await begun(result, endpoint.leave)
+                return result, response_headers
         finally:
-            in_flight.dec()
-            admission.leave()
+            if stream is None:
+                endpoint.leave()
 
     async def find(self, model_name: str, version: str | None = None) -> Endpoint:
         """Give a model that can answer now.

@@ -168,6 +168,16 @@ class Tensor:
                 datatype, or the number of elements is not what `shape` says.
             InferenceError: Values of the array are masked, and it is none of floats.
         """
+        array = self.as_view()
+        # What follows a JSON part starts anywhere, and compiled code refuses unaligned arrays.
+        return array if array.flags.aligned else array.copy()
+
+    def as_view(self) -> NDArray[Any]:
+        """Give the content as `as_numpy` does, but raw bytes where they lie, aligned or not.
+
+        Raises:
+            InvalidInput, InferenceError: As for `as_numpy`.
+        """
         array = self._as_array()
         try:
             return _shaped(array, tuple(self._shape))
@@ -339,7 +349,7 @@ class Tensor:
         try:
             if self._datatype == "BYTES":
                 return decode_bytes_tensor(raw)
-            array = np.frombuffer(raw, dtype=_wire_dtype(self._datatype))
+            return np.frombuffer(raw, dtype=_wire_dtype(self._datatype))
         except InvalidInput as error:
             raise InvalidInput(f"{self.label}: {error.reason}") from error
         except ValueError as error:
@@ -348,8 +358,6 @@ class Tensor:
                 f"{self.label}: expected {size} bytes for each {self._datatype}, "
                 f"got {len(raw)} in all"
             ) from error
-        # What follows a JSON part starts anywhere, and compiled code refuses unaligned arrays.
-        return array if array.flags.aligned else array.copy()
 
     def _list(self) -> Any:
         return list_from_array(self._as_array()) if self.has_data else None
