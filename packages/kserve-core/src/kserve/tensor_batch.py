@@ -117,6 +117,8 @@ def _kind(array: NDArray[Any]) -> Hashable:
 
 
 def _parameters_key(options: PredictOptions) -> Hashable:
+    if not options.parameters:
+        return ()
     # 1, 1.0 and True are equal, and not the same to a model; a list has no hash.
     return tuple([(name, repr(value)) for name, value in sorted(options.parameters.items())])
 
