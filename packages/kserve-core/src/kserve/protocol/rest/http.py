@@ -148,6 +148,8 @@ class Wire:
         if cycle is None or not self.is_bare or cycle.more_body or cycle.disconnected:
             return None
         body = bytes(cycle.body)
+        # As taken: who waits for a message after this waits for the end of the client.
+        cycle.message_event.clear()
         cycle.body = bytearray()
         return body
 
