@@ -18,6 +18,12 @@ _OK: Final = "OK"
 _CANCELLED: Final = "CANCELLED"
 _DEADLINE_EXCEEDED: Final = "DEADLINE_EXCEEDED"
 
+# A client takes its call back when its own clock says that the time is over. Ours says so later:
+# the timeout that we were told was rounded up, by up to a hundredth, and counts from when it came.
+# Source: https://github.com/grpc/grpc, src/core/lib/transport/timeout_encoding.cc, FromMillis
+_ROUNDED_UP: Final = 0.01
+_ON_ITS_WAY_S: Final = 0.01
+
 
 class Call:
     """What is counted and logged of one request, as a context manager around the work for it.
@@ -67,7 +73,11 @@ class Call:
             return describe(exc)[1]
         # The task of an RPC is cancelled when its client goes away, and when its deadline passes.
         left_s = self._context.time_remaining()
-        return _DEADLINE_EXCEEDED if left_s is not None and left_s <= 0 else _CANCELLED
+        if left_s is None:
+            return _CANCELLED
+        timeout_s = perf_counter() - self._started + left_s
+        is_over = left_s <= _ON_ITS_WAY_S + _ROUNDED_UP * timeout_s
+        return _DEADLINE_EXCEEDED if is_over else _CANCELLED
 
 
 def log_failure(exc: Exception, status: str) -> None:
