@@ -8,7 +8,7 @@ import logging
 import logging.config
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import datetime
@@ -52,6 +52,10 @@ KSERVE_LOG_CONFIG: Final[dict[str, Any]] = {
 }
 
 
+# The arguments of `log_request`.
+_Request = tuple[str, str, str, int | str, float]
+
+
 class _Pid:
     """The id of this process: asking for it is a call of the system."""
 
@@ -81,14 +85,15 @@ class TextFormatter(logging.Formatter):
         return " ".join([super().formatMessage(record), *_texts(_fields(record))])
 
     @staticmethod
-    def request_line(fields: Mapping[str, Any]) -> str:
-        """Give the line of a request without a record; as `format` would."""
+    def request_lines(requests: Iterable[_Request]) -> Iterator[str]:
+        """Give the lines of requests without records; as `format` would."""
         time = datetime.now().isoformat(" ", "milliseconds")
-        return (
-            f"{time} {_PID.number} {_REQUEST_HEAD} request_id={fields['request_id']} "
-            f"model={_quote(fields['model'])} protocol={fields['protocol']} "
-            f"status={fields['status']} duration_ms={fields['duration_ms']}"
-        )
+        head = f"{time} {_PID.number} {_REQUEST_HEAD} request_id="
+        for request_id, model, protocol, status, seconds in requests:
+            yield (
+                f"{head}{request_id} model={_quote(shortened(model))} protocol={protocol} "
+                f"status={status} duration_ms={round(seconds * 1000, 3)}"
+            )
 
 
 class JSONFormatter(logging.Formatter):
@@ -113,16 +118,16 @@ class JSONFormatter(logging.Formatter):
             return orjson.dumps(plain).decode()
 
     @staticmethod
-    def request_line(fields: Mapping[str, Any]) -> str:
-        """Give the line of a request without a record; as `format` would."""
-        entry = {
+    def request_lines(requests: Iterable[_Request]) -> Iterator[str]:
+        """Give the lines of requests without records; as `format` would."""
+        head = {
             "time": _iso_time(datetime.now()),
             "level": "INFO",
             "logger": KSERVE_TRACE_LOGGER_NAME,
             "message": "request",
-            **fields,
         }
-        return orjson.dumps(entry).decode()
+        for request in requests:
+            yield orjson.dumps(head | _request_fields(*request)).decode()
 
 
 class LineHandler(logging.StreamHandler[TextIO]):
@@ -135,15 +140,13 @@ class LineHandler(logging.StreamHandler[TextIO]):
     def __init__(self, stream: TextIO | None = None) -> None:
         super().__init__(stream)
         # Filled by the event loop's thread, emptied by any.
-        self._lines: deque[str] = deque()
+        self._requests: deque[_Request] = deque()
 
-    def write_request(self, fields: Mapping[str, Any]) -> None:
+    def write_request(self, request: _Request) -> None:
         """Write the line of a request, at the latest at the end of the event loop's turn."""
-        formatter = self.formatter
-        assert isinstance(formatter, TextFormatter | JSONFormatter)
-        if not self._lines:
+        if not self._requests:
             asyncio.get_running_loop().call_soon(self.flush)
-        self._lines.append(formatter.request_line(fields))
+        self._requests.append(request)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record, after the lines that are older."""
@@ -157,13 +160,14 @@ class LineHandler(logging.StreamHandler[TextIO]):
             super().flush()
 
     def _write_lines(self) -> None:
-        lines = []
-        while self._lines:
-            lines.append(self._lines.popleft())
-        if lines:
+        requests = []
+        while self._requests:
+            requests.append(self._requests.popleft())
+        if requests:
+            formatter = cast(TextFormatter | JSONFormatter, self.formatter)
             # A stream that was closed, or whose reader went away, must end no request.
             with suppress(OSError, ValueError):
-                self.stream.write("\n".join([*lines, ""]))
+                self.stream.write("\n".join([*formatter.request_lines(requests), ""]))
 
 
 def log_request(
@@ -180,18 +184,24 @@ def log_request(
     """
     if not trace_logger.isEnabledFor(logging.INFO):
         return
-    fields = {
+    handler = _line_handler()
+    if handler is not None:
+        handler.write_request((request_id, model_name, protocol, status, seconds))
+        return
+    fields = _request_fields(request_id, model_name, protocol, status, seconds)
+    trace_logger.info("request", extra={"fields": fields})
+
+
+def _request_fields(
+    request_id: str, model_name: str, protocol: str, status: int | str, seconds: float
+) -> dict[str, Any]:
+    return {
         "request_id": request_id,
         "model": shortened(model_name),
         "protocol": protocol,
         "status": status,
         "duration_ms": round(seconds * 1000, 3),
     }
-    handler = _line_handler()
-    if handler is None:
-        trace_logger.info("request", extra={"fields": fields})
-    else:
-        handler.write_request(fields)
 
 
 def _line_handler() -> LineHandler | None:
