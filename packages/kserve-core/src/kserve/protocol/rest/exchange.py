@@ -353,13 +353,20 @@ class Exchange:
         try:
             first = _encode_chunk(await anext(iterator, b""))
             await self.send({"type": "http.response.start", "status": 200, "headers": headers})
-            await self.send({"type": "http.response.body", "body": first, "more_body": True})
+            await self._send_chunk(first)
             async for chunk in iterator:
-                body = _encode_chunk(chunk)
-                await self.send({"type": "http.response.body", "body": body, "more_body": True})
+                await self._send_chunk(_encode_chunk(chunk))
             await self.send({"type": "http.response.body", "body": b""})
         finally:
             await _close(iterator)
+
+    async def _send_chunk(self, body: bytes) -> None:
+        await self.send({"type": "http.response.body", "body": body, "more_body": True})
+        # Neither a generator nor a socket that takes everything need ever wait, and a loop that
+        # gets no turn answers nobody and sees no client leave.
+        await asyncio.sleep(0)
+        if self._wire is not None and self._wire.is_gone:
+            raise ClientDisconnected
 
 
 def encode_headers(headers: Mapping[str, str]) -> RawHeaders:
