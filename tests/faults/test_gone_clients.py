@@ -1,6 +1,7 @@
 """Clients that vanish: their work is cancelled, counted once, and nothing of theirs stays."""
 
 import asyncio
+import contextlib
 import logging
 import socket
 import struct
@@ -107,6 +108,13 @@ def _read_answer(stream: BinaryIO) -> tuple[int, bytes]:
         if line.lower().startswith(b"content-length:"):
             length = int(line.split(b":")[1])
     return status, stream.read(length)
+
+
+def _read_all(client: socket.socket) -> None:
+    """Read to the end, which may be a reset."""
+    with contextlib.suppress(ConnectionResetError):
+        while client.recv(MEBIBYTE):
+            pass
 
 
 def _counted(model_name: str, status: int) -> float:
@@ -458,8 +466,3 @@ def test_a_stream_that_never_waits_lets_others_be_answered() -> None:
             reader.join(WAIT_S)
 
     assert (live.status, was_closed) == (200, False)
-
-
-def _read_all(client: socket.socket) -> None:
-    while client.recv(MEBIBYTE):
-        pass

@@ -19,6 +19,7 @@ from kserve.protocol.codec.encoded_json import EncodedJson
 from kserve.protocol.codec.v2_binary import EncodedBinary
 from kserve.protocol.rest.compression import MIN_COMPRESSED_BYTES, Compression, RawHeaders
 from kserve.protocol.rest.http import BODILESS, WIRE, Wire
+from kserve.protocol.tensor import RawData
 from kserve.request_ids import request_id_of
 
 T = TypeVar("T")
@@ -269,7 +270,11 @@ class Exchange:
         await self.reply(encoded.body, _json_headers(headers))
 
     async def reply_binary(self, encoded: EncodedBinary, headers: RawHeaders) -> None:
-        """Answer with tensors in binary form, large ones without another copy."""
+        """Answer with tensors in binary form, large ones without another copy.
+
+        Raises:
+            ClientDisconnected: The client went away before it had read them.
+        """
         if encoded.n_nulled:
             self.metrics.nonfinite.inc(encoded.n_nulled)
         headers = [
@@ -286,7 +291,7 @@ class Exchange:
             {"type": "http.response.start", "status": 200, "headers": [*headers, length]}
         )
         for part in encoded.parts:
-            await self.send({"type": "http.response.body", "body": part, "more_body": True})
+            await self._send_part(part)
         await self.send({"type": "http.response.body", "body": b""})
 
     async def stream(self, chunks: AsyncIterable[Any], headers: RawHeaders) -> None:
@@ -361,10 +366,18 @@ class Exchange:
             await _close(iterator)
 
     async def _send_chunk(self, body: bytes) -> None:
-        await self.send({"type": "http.response.body", "body": body, "more_body": True})
         # Neither a generator nor a socket that takes everything need ever wait, and a loop that
         # gets no turn answers nobody and sees no client leave.
         await asyncio.sleep(0)
+        await self._send_part(body)
+
+    async def _send_part(self, body: RawData) -> None:
+        """Send a part of a body that is not the last.
+
+        Raises:
+            ClientDisconnected: Nobody reads it.
+        """
+        await self.send({"type": "http.response.body", "body": body, "more_body": True})
         if self._wire is not None and self._wire.is_gone:
             raise ClientDisconnected
 
