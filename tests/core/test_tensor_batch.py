@@ -48,6 +48,15 @@ def request(
     )
 
 
+def test_a_shape_given_as_a_list_has_rows_as_well() -> None:
+    x, y = TensorSpec("x", "FP64", [-1, 4]), TensorSpec("y", "FP64", [-1])  # type: ignore[arg-type]
+
+    found = has_rows(Signature((x,), (y,)))
+
+    assert found
+    assert (x.shape, y.shape) == ((-1, 4), (-1,))
+
+
 ONE = request([[1.0, 2.0]])
 
 
