@@ -12,7 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from kserve.config import CloudEventConfig
 from kserve.endpoint import Endpoint
-from kserve.errors import InferenceServerError, TooManyRequests, describe
+from kserve.errors import InferenceServerError, RequestTooLarge, TooManyRequests, describe
 from kserve.logging import log_request, logger, request_id_var
 from kserve.metrics import AnswerMetrics
 from kserve.protocol.codec.encoded_json import EncodedJson
@@ -153,9 +153,17 @@ class Exchange:
         if b"content-encoding" not in self.fields:
             return await self._read()
         encoding = self._listed(b"content-encoding")
-        body = await self._compression.decompress(await self._read(), encoding)
-        if self._wire is not None:
-            self._wire.hold(len(body))
+        packed, wire, compression = await self._read(), self._wire, self._compression
+        if wire is None:
+            return await compression.decompress(packed, encoding)
+        room = wire.room
+        try:
+            body = await compression.decompress(packed, encoding, room)
+        except RequestTooLarge:
+            if room < compression.max_decompressed_bytes:
+                wire.refuse_beyond(room)
+            raise
+        wire.hold(len(body))
         return body
 
     async def binary_body(self, json_length: int) -> memoryview:

@@ -101,6 +101,21 @@ class Wire:
         """What uvicorn has of the request; None once that is over."""
         return self._cycle()
 
+    @property
+    def room(self) -> int:
+        """The bytes that all requests together may still hold."""
+        return self._intake.room
+
+    def refuse_beyond(self, room: int) -> NoReturn:
+        """Refuse a body that became larger than the room that there was for it.
+
+        Raises:
+            RequestTooLarge, TooManyRequests: Always; the former if it could never fit.
+        """
+        self.hold(room + 1)
+        # Others have ended meanwhile.
+        raise self._intake.no_room()
+
     def hold(self, n_bytes: int) -> None:
         """Count bytes that this request keeps in memory until it is over.
 

@@ -86,11 +86,20 @@ class Intake:
                 "(--max_inflight_bytes)"
             )
         if self.n_inflight_bytes + n_bytes > limit:
-            raise TooManyRequests(
-                f"there is no room for the body in the {limit} bytes that all requests in flight "
-                "may hold (--max_inflight_bytes)"
-            )
+            raise self.no_room()
         self.n_inflight_bytes += n_bytes
+
+    @property
+    def room(self) -> int:
+        """The bytes that may still be taken."""
+        return max(self.max_inflight_bytes - self.n_inflight_bytes, 0)
+
+    def no_room(self) -> TooManyRequests:
+        """Give the refusal of a body that would fit at another time."""
+        return TooManyRequests(
+            f"there is no room for the body in the {self.max_inflight_bytes} bytes that all "
+            "requests in flight may hold (--max_inflight_bytes)"
+        )
 
     def give_back(self, n_bytes: int) -> None:
         """Count bytes as in flight no longer."""
