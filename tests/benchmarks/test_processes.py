@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from benchmarks.processes import Server, free_port, is_answered, split_cpus, usage
 
+# It starts processes.
+pytestmark = pytest.mark.timeout(90)
+
 SCRIPT = """\
 import argparse, os
 from http.server import BaseHTTPRequestHandler, HTTPServer

@@ -70,3 +70,11 @@ def server(
 def echo(running_server: Callable[[str], "RunningServer"]) -> "RunningServer":
     """Give the server that returns its tensors."""
     return running_server("echo")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give time to whichever test is the one to start a server, and a busy machine to it."""
+    for item in items:
+        is_here = item.path.parent == Path(__file__).parent
+        if is_here and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(90))

@@ -25,9 +25,11 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as pb_grpc
 from kserve.signature import Signature, Tensors, TensorSpec
 from kserve.testing import Ports, request, serving_ports
 
-WAIT_S = 15
+WAIT_S = 40
 # Far longer than what may run on the event loop.
 SLOW_S = 0.02
+
+pytestmark = pytest.mark.timeout(90)
 
 Json = dict[str, Any]
 Answer = tuple[int | str, Any]

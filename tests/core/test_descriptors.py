@@ -11,6 +11,9 @@ from kserve.descriptors import raise_descriptor_limit
 from kserve.model import Model
 from kserve.testing import serving
 
+# It starts processes.
+pytestmark = pytest.mark.timeout(90)
+
 CODE = """\
 import resource
 from kserve.logging import configure_logging

@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY
 
 from kserve.config import ServerConfig
 from kserve.endpoint import Endpoint, bind, is_healthy
+from kserve.executor import run_in_new_thread
 from kserve.model import (
     BaseKServeModel,
     InferenceModel,
@@ -301,11 +302,12 @@ class HangingHealth(Model):
 
     def __init__(self) -> None:
         super().__init__("hanging")
-        self.go_on = threading.Event()
+        self.was_asked, self.go_on = threading.Event(), threading.Event()
         self.n_asked = 0
 
     def healthy(self) -> bool:  # type: ignore[override]
         self.n_asked += 1
+        self.was_asked.set()
         return self.go_on.wait(10)
 
 
@@ -315,7 +317,9 @@ async def test_a_hanging_healthy_is_not_ready_and_holds_one_thread(
     monkeypatch.setattr("kserve.endpoint._HEALTH_TIMEOUT_S", 0.01)
     model = HangingHealth()
 
-    answers = [await is_healthy(model) for _ in range(3)]
+    answers = [await is_healthy(model)]
+    assert await run_in_new_thread(model.was_asked.wait, 10)
+    answers += [await is_healthy(model) for _ in range(2)]
     model.go_on.set()
     monkeypatch.setattr("kserve.endpoint._HEALTH_TIMEOUT_S", 10)
 

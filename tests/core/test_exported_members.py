@@ -8,6 +8,9 @@ import pytest
 
 import kserve
 
+# It starts processes.
+pytestmark = pytest.mark.timeout(90)
+
 NAMES = {
     "kserve": [
         *("BaseKServeModel", "InferInput", "InferOutput", "InferRequest", "InferResponse"),

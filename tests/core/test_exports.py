@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+# It starts processes.
+pytestmark = pytest.mark.timeout(90)
+
 INIT = """\
 from kserve.exports import lazy_dir, lazy_exports
 

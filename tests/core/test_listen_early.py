@@ -121,6 +121,7 @@ def test_a_load_that_fails_ends_the_start(listen_early: bool) -> None:
         pass
 
 
+@pytest.mark.timeout(90)
 def test_a_signal_ends_a_load_behind_an_open_port(tmp_path: Path) -> None:
     script = tmp_path / "serve.py"
     script.write_text(SCRIPT)

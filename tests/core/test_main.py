@@ -19,6 +19,9 @@ from kserve import main
 from kserve.model import TensorModel
 from kserve.testing import ServerProcess
 
+# It starts processes.
+pytestmark = pytest.mark.timeout(90)
+
 WAIT_S = 15
 
 SERVER = """\

@@ -9,6 +9,9 @@ import pytest
 
 from kserve.testing import ServerProcess
 
+# It starts processes.
+pytestmark = pytest.mark.timeout(90)
+
 PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
 
 SERVER = """\

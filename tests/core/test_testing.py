@@ -15,6 +15,9 @@ from kserve.config import ServerConfig
 from kserve.errors import NoModelReady
 from kserve.testing import Response, ServerProcess, request, serving
 
+# It starts processes.
+pytestmark = pytest.mark.timeout(90)
+
 WAIT_S = 15
 
 SCRIPT = """\

@@ -10,6 +10,9 @@ import pytest
 from kserve import threads
 from kserve.testing import ServerProcess
 
+# It starts processes.
+pytestmark = pytest.mark.timeout(90)
+
 NAMES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 # A server whose model tells how many threads the BLAS of numpy uses where it predicts, which no

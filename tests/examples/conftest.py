@@ -18,3 +18,11 @@ def iris() -> Iterator[ServerProcess]:
         "sklearnserver", "--model_dir", str(MODEL_DIR), "--model_name", "iris"
     ) as server:
         yield server
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give time to whichever test is the one to start a server, and a busy machine to it."""
+    for item in items:
+        is_here = item.path.parent == Path(__file__).parent
+        if is_here and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(90))

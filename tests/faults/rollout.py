@@ -25,7 +25,7 @@ _BODY: Final = b'{"instances":[1]}'
 _ANSWER: Final = b'{"predictions":[1]}'
 _PREDICT: Final = b"POST /v1/models/echo:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 17\r\n"
 _READY: Final = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-_WAIT_S: Final = 15.0
+_WAIT_S: Final = 40.0
 _RATE_PER_S: Final = 40
 
 Send = Callable[["Backend"], Awaitable[str]]

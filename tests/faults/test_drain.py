@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
         pytest.param(["--drain_delay_s", "5"], 1.0, id="real times", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(240)
 async def test_no_request_fails_while_two_servers_are_replaced_five_times(
     rollout_class: "type[Rollout]", args: list[str], poll_s: float
 ) -> None:
@@ -32,7 +32,6 @@ async def test_no_request_fails_while_two_servers_are_replaced_five_times(
     assert rollout.exit_codes == [0] * 7
 
 
-@pytest.mark.timeout(60)
 async def test_without_a_delay_requests_fail(rollout_class: "type[Rollout]") -> None:
     rollout = rollout_class(["--drain_delay_s", "0"], 0.2)
 

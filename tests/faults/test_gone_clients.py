@@ -20,7 +20,7 @@ from kserve import Model, model_server
 from kserve.protocol.rest.app import Application
 from kserve.testing import request, serving
 
-WAIT_S = 15
+WAIT_S = 40
 MEBIBYTE = 1 << 20
 INFLIGHT_BYTES = 4 * MEBIBYTE
 

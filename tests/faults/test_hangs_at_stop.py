@@ -10,7 +10,7 @@ import pytest
 
 from kserve.testing import Response, ServerProcess
 
-WAIT_S = 15
+WAIT_S = 40
 SERVER = str(Path(__file__).with_name("hanging_server.py"))
 DRAINING = {"error": "Server is not ready. The server is shutting down."}
 

@@ -30,8 +30,8 @@ from kserve.signature import Signature, Tensors, TensorSpec
 from kserve.testing import Ports, request, serving_ports
 from kserve.utils.utils import get_predict_input, get_predict_response
 
-WAIT_S = 18
-RPC_S = 18
+WAIT_S = 40
+RPC_S = 40
 # Far longer than what may run on the event loop.
 SLOW_S = 0.02
 # The event loop of `serving_ports` runs on a thread of this name.
@@ -41,8 +41,6 @@ CULPRIT = 13.0
 # A status, and the values or the text that came with it.
 Answer = tuple[int | str, Any]
 Act = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-
-pytestmark = pytest.mark.timeout(60)
 
 _numbers = itertools.count()
 
@@ -284,8 +282,11 @@ def test_a_request_that_a_model_fails_on_fails_alone(
 
 
 def test_after_three_failed_batches_requests_run_one_by_one(
-    name: str, pool: ThreadPoolExecutor
+    name: str, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # However long they take here.
+    monkeypatch.setattr("kserve.batcher._FAILURES_S", 3600)
+    monkeypatch.setattr("kserve.batcher._UNBATCHED_S", 3600)
     model = Held(name, failing(ValueError("x is unlucky")))
     with serve(model) as ports:
         for _ in range(3):
@@ -599,7 +600,7 @@ def test_a_reload_leaves_what_waits_to_the_old_model_and_the_rest_to_the_new(
     ("settings", "timeout_s"),
     [
         pytest.param({}, 3, id="the client's deadline"),
-        pytest.param({"request_timeout_s": 1}, RPC_S, id="the server's deadline"),
+        pytest.param({"request_timeout_s": 2}, RPC_S, id="the server's deadline"),
     ],
 )
 def test_a_request_whose_deadline_passes_never_reaches_the_model(
@@ -610,8 +611,9 @@ def test_a_request_whose_deadline_passes_never_reaches_the_model(
         model.hold()
         Crowd(ports, model, pool)
         status, _ = ask_grpc(ports, name, [1.0], timeout_s)
-        # The client may know of its own deadline before the server does.
-        wait_until(lambda: _n_grpc(ports, name, "DEADLINE_EXCEEDED") == 1)
+        # The client knows of its own deadline before the server does, and may have gone by then.
+        ends = ("DEADLINE_EXCEEDED", "CANCELLED")
+        wait_until(lambda: sum(_n_grpc(ports, name, end) for end in ends) == 1)
         n_left = metric(ports, "kserve_queue_left_total", model_name=name)
         n_waiting = metric(ports, "kserve_queue_requests", model_name=name)
         model.released.set()
@@ -626,15 +628,16 @@ def test_a_rest_request_whose_time_is_over_never_reaches_the_model(
     name: str, pool: ThreadPoolExecutor
 ) -> None:
     model = Held(name)
-    with serve(model, request_timeout_s=0.5) as ports:
+    with serve(model, request_timeout_s=2) as ports:
         model.hold()
         crowd = Crowd(ports, model, pool)
-        answers = [ask(ports, name, [1.0]) for ask in (ask_v1, ask_v2, ask_binary)]
+        asks = (ask_v1, ask_v2, ask_binary)
+        answers = list(pool.map(lambda ask: ask(ports, name, [1.0]), asks))
         n_left = metric(ports, "kserve_queue_left_total", model_name=name)
         model.released.set()
         wait_until(lambda: ask_v2(ports, name, [2.0])[0] == 200)
 
-    assert answers == [(504, "no answer within 0.5 s (--request_timeout_s)")] * 3
+    assert answers == [(504, "no answer within 2 s (--request_timeout_s)")] * 3
     assert crowd.first.result(WAIT_S)[0] == 504
     assert n_left == 3
     assert [1.0] not in model.batches

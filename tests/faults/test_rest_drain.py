@@ -18,7 +18,7 @@ from kserve.protocol.rest.app import Application
 from kserve.protocol.rest.server import RESTServer
 from kserve.testing import ServerProcess
 
-WAIT_S = 15
+WAIT_S = 40
 ROOT = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 ALIVE = ("200 OK", b'{"status":"alive"}')
 DRAINING = b'{"error":"Server is not ready. The server is shutting down."}'
@@ -267,7 +267,12 @@ def test_idle_connections_do_not_hold_up_the_end(run: Run) -> None:
     assert rests == [b"", b""]
 
 
-def test_a_head_whose_rest_does_not_come_holds_up_no_stop(run: Run) -> None:
+def test_a_head_whose_rest_does_not_come_holds_up_no_stop(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The client does not close either, which has a limit of its own.
+    monkeypatch.setattr("kserve.protocol.rest.lingering._IDLE_S", 0.1)
+
     async def work() -> None:
         server, port = await _started()
         with _connected(port) as (client, stream):

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from kserve.testing import ServerProcess
 
-WAIT_S = 15
+WAIT_S = 40
 HERE = Path(__file__).parent
 HANGING = str(HERE / "hanging_server.py")
 # Nothing here waits for any of these: a test that had to would fail.

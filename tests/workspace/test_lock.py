@@ -14,6 +14,9 @@ from types import ModuleType
 
 import pytest
 
+# It starts processes.
+pytestmark = pytest.mark.timeout(90)
+
 ROOT = Path(__file__).parents[2]
 
 COMPLETED = """\

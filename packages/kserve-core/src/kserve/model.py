@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 from typing import Any, ClassVar, Final, Self
 
 from numpy.typing import NDArray
@@ -237,6 +238,9 @@ class PredictOptions:
     outputs: tuple[str, ...] = ()
 
 
+_NO_OPTIONS: Final = PredictOptions(MappingProxyType({}))
+
+
 class TensorModel(Model):
     """The contract of our servers: named arrays in, named arrays out.
 
@@ -321,6 +325,8 @@ class TensorModel(Model):
         """
         names = [output.name for output in request.request_outputs or ()]
         parameters = request.parameters or {}
+        if not parameters and not names:
+            return _NO_OPTIONS
         if _WANTS_BINARY in parameters:
             # It is the wire's, and requests of other wires may join.
             parameters = {k: v for k, v in parameters.items() if k != _WANTS_BINARY}

@@ -60,14 +60,16 @@ class TensorBatches:
             self._has_rows = model.batching and has_rows(signature)
         options = model.check_options(request)
         tensors = signature.conform(request)
+        size, is_large, inputs = 0, False, []
+        for name, array in tensors.items():
+            size += array.size
+            is_large = is_large or array.nbytes > MAX_EAGER_BYTES
+            inputs.append((name, _kind(array), array.shape[1:]))
         n_rows = _n_rows(tensors)
         key = None
         if self._has_rows and n_rows > 0:
-            inputs = tuple([(name, _kind(a), a.shape[1:]) for name, a in tensors.items()])
-            key = (inputs, options.outputs, _parameters_key(options))
-        size = sum([array.size for array in tensors.values()])
-        is_large = any(array.nbytes > MAX_EAGER_BYTES for array in tensors.values())
-        return TensorCall(tensors, options, key, max(n_rows, 1), max(size, 1), is_large)
+            key = (tuple(inputs), options.outputs, _parameters_key(options))
+        return TensorCall(tensors, options, key, n_rows or 1, size or 1, is_large)
 
     def run(self, calls: list[TensorCall]) -> list[Tensors]:
         """Call the model once for calls of equal keys, or for one; blocks.
@@ -101,6 +103,9 @@ def has_rows(signature: Signature) -> bool:
 
 def _n_rows(tensors: Tensors) -> int:
     """Give the length of the axis 0 that all tensors share; 0 where there is none."""
+    if len(tensors) == 1:
+        (shape,) = [array.shape for array in tensors.values()]
+        return int(shape[0]) if shape else 0
     lengths = {array.shape[:1] for array in tensors.values()}
     if len(lengths) != 1 or lengths == {()}:
         return 0
@@ -117,6 +122,8 @@ def _kind(array: NDArray[Any]) -> Hashable:
 
 
 def _parameters_key(options: PredictOptions) -> Hashable:
+    if not options.parameters:
+        return ()
     # 1, 1.0 and True are equal, and not the same to a model; a list has no hash.
     return tuple([(name, repr(value)) for name, value in sorted(options.parameters.items())])
 

@@ -1,7 +1,8 @@
-"""What is counted of one call over gRPC."""
+"""How one request over gRPC is counted."""
 
 import asyncio
-from dataclasses import dataclass
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from prometheus_client import REGISTRY
@@ -10,36 +11,42 @@ from kserve.metrics import AnswerMetrics
 from kserve.protocol.grpc.call import Call
 
 
-@dataclass
-class Context:
-    """Has so many seconds left."""
-
-    left_s: float | None
-
-    def time_remaining(self) -> float | None:
-        return self.left_s
-
-
-def _counted(status: str) -> float:
-    labels = {"model_name": "call", "protocol": "grpc", "status": status}
-    return REGISTRY.get_sample_value("kserve_requests_total", labels) or 0
+def cancelled(context: Any, name: str) -> dict[str, float | None]:
+    """Cancel a call, and give how many of each status are counted."""
+    with pytest.raises(asyncio.CancelledError), Call(context, AnswerMetrics(name), log=False):
+        raise asyncio.CancelledError
+    labels = {"model_name": name, "protocol": "grpc"}
+    return {
+        status: REGISTRY.get_sample_value("kserve_requests_total", {**labels, "status": status})
+        for status in ("CANCELLED", "DEADLINE_EXCEEDED")
+    }
 
 
 @pytest.mark.parametrize(
-    ("left_s", "status"),
+    ("started_s", "now_s", "left_s", "is_late"),
     [
-        pytest.param(-1, "DEADLINE_EXCEEDED", id="our deadline has passed"),
-        pytest.param(0.04, "DEADLINE_EXCEEDED", id="the clients clock is ahead by its way"),
-        pytest.param(0.06, "CANCELLED", id="before the deadline"),
-        pytest.param(None, "CANCELLED", id="no deadline"),
+        pytest.param(0.0, 5.0, None, False, id="no deadline"),
+        pytest.param(0.0, 5.0, 4.0, False, id="half of the time left"),
+        pytest.param(0.0, 9.5, 0.5, False, id="a twentieth left"),
+        pytest.param(0.0, 9.9, 0.1, True, id="less than the rounding left"),
+        pytest.param(0.0, 0.1, 0.01, True, id="a moment left"),
+        pytest.param(0.0, 0.1, 0.05, False, id="more than a moment left"),
+        pytest.param(0.0, 5.0, 0.0, True, id="none left"),
     ],
 )
-def test_a_cancelled_call_is_late_if_its_deadline_is_at_hand(
-    left_s: float | None, status: str
+def test_a_call_that_its_client_takes_back_at_its_deadline_has_exceeded_it(
+    started_s: float,
+    now_s: float,
+    left_s: float | None,
+    is_late: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
-    before = _counted(status)
+    times = iter([started_s, now_s])
+    monkeypatch.setattr("kserve.protocol.grpc.call.perf_counter", lambda: next(times))
+    context = Mock(time_remaining=Mock(return_value=left_s))
 
-    with pytest.raises(asyncio.CancelledError), Call(Context(left_s), AnswerMetrics("call"), False):
-        raise asyncio.CancelledError
+    counted = cancelled(context, request.node.name)
 
-    assert _counted(status) == before + 1
+    expected = "DEADLINE_EXCEEDED" if is_late else "CANCELLED"
+    assert {status for status, n in counted.items() if n} == {expected}

@@ -12,6 +12,9 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as pb_grpc
 from kserve.testing import ServerProcess
 
+# It starts processes.
+pytestmark = pytest.mark.timeout(90)
+
 TENSOR_BYTES = 40 << 20
 N_REQUESTS = 3
 

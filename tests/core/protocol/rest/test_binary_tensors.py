@@ -357,6 +357,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.timeout(90)
 def test_a_large_tensor_takes_less_than_four_times_its_size(tmp_path: Path) -> None:
     script = tmp_path / "server.py"
     script.write_text(MEMORY_SCRIPT.replace("\\\\", "\\"))

@@ -14,13 +14,15 @@ PROTOCOL: Final = "grpc"
 # Source: https://grpc.github.io/grpc/core/group__grpc__arg__keys.html, grpc.max_metadata_size
 _MAX_DETAILS_BYTES: Final = 2048
 
-# A client's deadline begins when it makes the call, ours when the call has come: its cancellation
-# for a deadline that has passed comes before that. Few networks take 50 ms.
-_CLIENT_IS_EARLY_S: Final = 0.05
-
 _OK: Final = "OK"
 _CANCELLED: Final = "CANCELLED"
 _DEADLINE_EXCEEDED: Final = "DEADLINE_EXCEEDED"
+
+# A client takes its call back when its own clock says that the time is over. Ours says so later:
+# the timeout that we were told was rounded up, by up to a hundredth, and counts from when it came.
+# Source: https://github.com/grpc/grpc, src/core/lib/transport/timeout_encoding.cc, FromMillis
+_ROUNDED_UP: Final = 0.01
+_ON_ITS_WAY_S: Final = 0.01
 
 
 class Call:
@@ -71,8 +73,11 @@ class Call:
             return describe(exc)[1]
         # The task of an RPC is cancelled when its client goes away, and when its deadline passes.
         left_s = self._context.time_remaining()
-        is_late = left_s is not None and left_s <= _CLIENT_IS_EARLY_S
-        return _DEADLINE_EXCEEDED if is_late else _CANCELLED
+        if left_s is None:
+            return _CANCELLED
+        timeout_s = perf_counter() - self._started + left_s
+        is_over = left_s <= _ON_ITS_WAY_S + _ROUNDED_UP * timeout_s
+        return _DEADLINE_EXCEEDED if is_over else _CANCELLED
 
 
 def log_failure(exc: Exception, status: str) -> None:

@@ -235,6 +235,10 @@ class Exchange:
         return b",".join(value for key, value in self.scope["headers"] if key == name)
 
     async def _read(self) -> bytes:
+        if self._wire is not None:
+            body = self._wire.whole_body()
+            if body is not None:
+                return body
         message = await self._receive()
         if not message.get("more_body") and message["type"] == "http.request":
             return bytes(message.get("body", b""))

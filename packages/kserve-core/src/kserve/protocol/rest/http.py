@@ -158,6 +158,17 @@ class Wire:
         if self.is_bare and not endpoint.has_own_healthy:
             self._intake.refusals.add(self._target, endpoint, protocol, is_current)
 
+    def whole_body(self) -> bytes | None:
+        """Give the body if all of it is there, as of most requests; None to ask ASGI's way."""
+        cycle = self._cycle()
+        if cycle is None or not self.is_bare or cycle.more_body or cycle.disconnected:
+            return None
+        # As uvicorn's `receive` does: whoever asks next waits for the disconnect.
+        cycle.message_event.clear()
+        body = bytes(cycle.body)
+        cycle.body = bytearray()
+        return body
+
     def respond(self, status: int, headers: RawHeaders, body: bytes) -> bool:
         """Answer at once with a whole body, where nothing of the user's is to see the messages.
 
