@@ -45,6 +45,7 @@ DEFAULTS = {
     "max_inflight_bytes": None,
     "header_timeout_s": 10.0,
     "body_timeout_s": 30.0,
+    "send_timeout_s": 60.0,
     "max_decompressed_bytes": 64 << 20,
     "cloudevents": {"type": "io.kserve.inference.response", "source": None, "merge": False},
     "enable_latency_logging": True,
@@ -111,6 +112,7 @@ def test_no_flags_give_the_defaults() -> None:
             ["--header_timeout_s", "0.5"], {"header_timeout_s": 0.5}, id="header_timeout_s"
         ),
         pytest.param(["--body_timeout_s", "60"], {"body_timeout_s": 60.0}, id="body_timeout_s"),
+        pytest.param(["--send_timeout_s", "9"], {"send_timeout_s": 9.0}, id="send_timeout_s"),
         pytest.param(
             ["--max_decompressed_bytes", "1000"],
             {"max_decompressed_bytes": 1000},

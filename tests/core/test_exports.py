@@ -10,10 +10,11 @@ import pytest
 pytestmark = pytest.mark.timeout(90)
 
 INIT = """\
-from kserve.exports import lazy_exports
+from kserve.exports import lazy_dir, lazy_exports
 
 __all__ = ["Model", "Other"]
 __getattr__ = lazy_exports(__name__, {"lazy.model": ["Model"], "lazy.other": ["Other"]})
+__dir__ = lazy_dir(__name__)
 """
 
 
@@ -49,6 +50,11 @@ def run(package: str, code: str) -> list[str]:
         pytest.param("import lazy; lazy.Model; print(lazy.Model)", ["model", "<M>"], id="twice"),
         pytest.param("from lazy import *; print(Model)", ["model", "other", "<M>"], id="a star"),
         pytest.param("import lazy; lazy.other.Other", ["other"], id="a submodule"),
+        pytest.param(
+            "import lazy; print([n for n in dir(lazy) if n[0] != '_'])",
+            ["['Model', 'Other', 'lazy_dir', 'lazy_exports']"],
+            id="the names, before any is used",
+        ),
         pytest.param("import lazy; print(hasattr(lazy, 'nothing'))", ["False"], id="no such name"),
         pytest.param(
             "import lazy; print(hasattr(lazy, '__main__'))", ["False"], id="what would run"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kserve.errors import InvalidInput, RowCountError
+from kserve.errors import InferenceError, InvalidInput, RowCountError
 from kserve.model import PredictOptions, TensorModel
 from kserve.protocol.infer_type import InferInput, InferRequest, RequestedOutput
 from kserve.signature import Signature, Tensors, TensorSpec
@@ -46,6 +46,15 @@ def request(
         parameters=parameters,
         request_outputs=[RequestedOutput(output) for output in outputs] or None,
     )
+
+
+def test_a_shape_given_as_a_list_has_rows_as_well() -> None:
+    x, y = TensorSpec("x", "FP64", [-1, 4]), TensorSpec("y", "FP64", [-1])  # type: ignore[arg-type]
+
+    found = has_rows(Signature((x,), (y,)))
+
+    assert found
+    assert (x.shape, y.shape) == ((-1, 4), (-1,))
 
 
 ONE = request([[1.0, 2.0]])
@@ -277,3 +286,14 @@ def test_every_request_has_its_own_rows(counts: list[int], n_columns: int) -> No
         {"y": array.sum(axis=1).tolist(), "z": (-array.sum(axis=1)).tolist()} for array in arrays
     ]
     assert [{k: a.tolist() for k, a in answer.items()} for answer in answers] == expected
+
+
+def test_a_model_that_gives_no_output_is_at_fault() -> None:
+    class Empty(Sums):
+        def predict_tensors(self, tensors: Tensors, options: PredictOptions) -> Tensors:
+            return {}
+
+    batches = TensorBatches(Empty())
+
+    with pytest.raises(InferenceError, match="predict_tensors gave no output"):
+        batches.run([batches.check(ONE)])

@@ -38,7 +38,7 @@ class Recorder(TensorModel):
         self.asked.append(tensors)
         if self.error is not None:
             raise self.error
-        return {}
+        return dict(tensors)
 
 
 @pytest.fixture

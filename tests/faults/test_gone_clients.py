@@ -1,12 +1,13 @@
 """Clients that vanish: their work is cancelled, counted once, and nothing of theirs stays."""
 
 import asyncio
+import contextlib
 import logging
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, BinaryIO
 
 import pytest
@@ -107,6 +108,13 @@ def _read_answer(stream: BinaryIO) -> tuple[int, bytes]:
         if line.lower().startswith(b"content-length:"):
             length = int(line.split(b":")[1])
     return status, stream.read(length)
+
+
+def _read_all(client: socket.socket) -> None:
+    """Read to the end, which may be a reset."""
+    with contextlib.suppress(ConnectionResetError):
+        while client.recv(MEBIBYTE):
+            pass
 
 
 def _counted(model_name: str, status: int) -> float:
@@ -369,3 +377,92 @@ def test_a_handler_that_ignores_its_cancellation_is_counted_as_gone() -> None:
         assert _wait_for(lambda: _counted(model.name, 499) == before + 1)
 
     assert _counted(model.name, 200) == 0
+
+
+class Endless(Model):
+    """Streams without ever waiting for anything, until it is closed or told to end."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.closed = threading.Event()
+        self.ended = threading.Event()
+
+    async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
+        return self._chunks()
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        try:
+            while not self.ended.is_set():
+                yield b"chunk"
+        finally:
+            self.closed.set()
+
+
+@pytest.mark.parametrize("leave", LEAVING)
+def test_a_stream_that_never_waits_ends_with_its_client(
+    leave: Callable[[socket.socket], None],
+) -> None:
+    model = Endless("gone-endless")
+    before = _counted(model.name, 499)
+
+    with serving(model) as port:
+        client = _connect(port)
+        try:
+            client.sendall(_predict(model.name))
+            begun = client.recv(12)
+            leave(client)
+            was_closed = model.closed.wait(WAIT_S)
+        finally:
+            model.ended.set()
+        is_counted = _wait_for(lambda: _counted(model.name, 499) == before + 1)
+
+    assert (begun, was_closed, is_counted) == (b"HTTP/1.1 200", True, True)
+
+
+def test_a_stream_that_ends_after_its_client_is_counted_as_gone() -> None:
+    class Finite(Model):
+        left = threading.Event()
+
+        async def predict(
+            self, payload: Any, headers: Any = None, response_headers: Any = None
+        ) -> Any:
+            return self._chunks()
+
+        async def _chunks(self) -> AsyncIterator[bytes]:
+            yield b"first"
+            # Blocks the loop, so that the client leaves unseen.
+            self.left.wait(WAIT_S)
+            for _ in range(100):
+                yield b"chunk"
+
+    model = Finite("gone-finite")
+    before = _counted(model.name, 499)
+
+    with serving(model) as port:
+        client = _connect(port)
+        client.sendall(_predict(model.name))
+        begun = client.recv(12)
+        client.close()
+        model.left.set()
+        is_counted = _wait_for(lambda: _counted(model.name, 499) == before + 1)
+
+    assert (begun, is_counted, _counted(model.name, 200)) == (b"HTTP/1.1 200", True, 0)
+
+
+def test_a_stream_that_never_waits_lets_others_be_answered() -> None:
+    model = Endless("gone-endless-read")
+    live = None
+
+    with serving(model) as port, _connect(port) as client:
+        client.sendall(_predict(model.name))
+        reader = threading.Thread(target=_read_all, args=(client,))
+        reader.start()
+        try:
+            live = request(port, "GET", "/v2/health/live")
+        finally:
+            was_closed = model.closed.is_set()
+            model.ended.set()
+            client.shutdown(socket.SHUT_RDWR)
+            reader.join(WAIT_S)
+
+    assert (live.status, was_closed) == (200, False)

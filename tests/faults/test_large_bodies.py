@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kserve import Model, model_server
+from kserve.protocol.rest import compression
 from kserve.protocol.rest.app import Application
 from kserve.testing import ServerProcess, request, serving
 
@@ -298,6 +299,37 @@ def test_what_a_body_becomes_when_decompressed_counts_too() -> None:
         again = request(port, "POST", path, packed, {"Content-Encoding": "gzip"})
 
     assert [answer.status for answer in (fits, does_not, again)] == [200, 413, 200]
+
+
+def test_a_body_is_decompressed_no_further_than_there_is_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limits: list[int] = []
+    inflate = compression.decompress
+
+    def noting(body: bytes, encoding: bytes, max_bytes: int) -> bytes:
+        limits.append(max_bytes)
+        return inflate(body, encoding, max_bytes)
+
+    monkeypatch.setattr(compression, "decompress", noting)
+    bomb = gzip.compress(bytes(10_000_000))
+    held = b'{"instances":[1]}'.ljust(60_000)
+    packed = gzip.compress(held.ljust(70_000))
+    encoded = {"Content-Encoding": "gzip"}
+    model = Blocking("large-blocking")
+    path = "/v1/models/large-blocking:predict"
+
+    with serving(model, max_inflight_bytes=100_000) as port:
+        alone = request(port, "POST", path, bomb, encoded)
+        with _connect(port) as client, client.makefile("rb") as stream:
+            client.sendall(_head(_length(60_000), name=b"large-blocking") + held)
+            assert model.entered.wait(WAIT_S)
+            beside = request(port, "POST", path, packed, encoded)
+            model.released.set()
+            status = int(stream.readline().split(b" ")[1])
+
+    assert [alone.status, beside.status, status] == [413, 429, 200]
+    assert limits == [100_000 - len(bomb), 40_000 - len(packed)]
 
 
 def test_a_refused_body_of_a_request_behind_another_leaves_that_its_answer() -> None:

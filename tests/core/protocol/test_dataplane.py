@@ -387,3 +387,26 @@ async def test_describes_models() -> None:
     assert typed.types_on not in ("", here())
     with pytest.raises(ModelNotFound):
         await dataplane.model_metadata("none")
+
+
+@pytest.mark.parametrize(
+    ("was_ready", "state", "is_ready"),
+    [
+        pytest.param(True, None, True, id="the server took it out"),
+        pytest.param(False, None, False, id="its user took it out before"),
+        pytest.param(True, ModelState.LOADING, False, id="it is loaded anew meanwhile"),
+    ],
+)
+def test_a_model_whose_hung_call_returns_is_put_back_where_the_server_took_it_out(
+    was_ready: bool, state: ModelState | None, is_ready: bool
+) -> None:
+    model = Echo("hung", was_ready)
+    dataplane = serving(model)
+
+    dataplane._note_hang(model, True)
+    while_hung = model.ready
+    if state is not None:
+        dataplane.model_registry.set_status("hung", state)
+    dataplane._note_hang(model, False)
+
+    assert (while_hung, model.ready) == (False, is_ready)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from kserve.exports import lazy_exports
+from kserve.exports import lazy_dir, lazy_exports
 
 if TYPE_CHECKING:
     from kserve import constants, utils
@@ -65,3 +65,5 @@ __getattr__ = lazy_exports(
         "kserve.signature": ["Signature", "TensorSpec"],
     },
 )
+
+__dir__ = lazy_dir(__name__)

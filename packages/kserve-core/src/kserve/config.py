@@ -24,6 +24,9 @@ DEFAULT_HEADER_TIMEOUT_S: Final = 10.0
 # in a row. nginx gives 60 s, and holds the body in a file where we hold it in memory.
 DEFAULT_BODY_TIMEOUT_S: Final = 30.0
 
+# As nginx' send_timeout: a phone that changes its network reads again after some seconds.
+DEFAULT_SEND_TIMEOUT_S: Final = 60.0
+
 EVENT_LOOPS: Final = ("auto", "asyncio", "uvloop")
 
 # 64 MiB, as the limit on requests.
@@ -117,6 +120,7 @@ class ServerConfig:
         header_timeout_s: Seconds from the first byte of a request over REST to the end of its
             head, above 0.
         body_timeout_s: Seconds for which a request body over REST may not come on, above 0.
+        send_timeout_s: Seconds for which a client may read nothing of an answer over REST, above 0.
         max_decompressed_bytes: What a compressed request body may become.
         cloudevents: What the events say that answer events.
         enable_latency_logging: Whether each inference request leaves a line in the log.
@@ -169,6 +173,7 @@ class ServerConfig:
     max_inflight_bytes: int | None = None
     header_timeout_s: float = DEFAULT_HEADER_TIMEOUT_S
     body_timeout_s: float = DEFAULT_BODY_TIMEOUT_S
+    send_timeout_s: float = DEFAULT_SEND_TIMEOUT_S
     max_decompressed_bytes: int = DEFAULT_MAX_DECOMPRESSED_BYTES
     cloudevents: CloudEventConfig = CloudEventConfig()
     enable_latency_logging: bool = True
@@ -214,6 +219,7 @@ class ServerConfig:
             max_inflight_bytes=args.max_inflight_bytes,
             header_timeout_s=args.header_timeout_s,
             body_timeout_s=args.body_timeout_s,
+            send_timeout_s=args.send_timeout_s,
             max_decompressed_bytes=args.max_decompressed_bytes,
             cloudevents=CloudEventConfig.from_env(),
             enable_latency_logging=args.enable_latency_logging,
@@ -333,6 +339,12 @@ def _add_intake(parser: argparse.ArgumentParser) -> None:
         type=seconds,
         default=default.body_timeout_s,
         help="seconds for which a REST request body may not come on (%(default)s)",
+    )
+    add(
+        "--send_timeout_s",
+        type=seconds,
+        default=default.send_timeout_s,
+        help="seconds for which a client may read nothing of a REST answer (%(default)s)",
     )
 
 

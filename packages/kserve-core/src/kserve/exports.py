@@ -31,3 +31,17 @@ def lazy_exports(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[
         return value
 
     return get
+
+
+def lazy_dir(package: str) -> Callable[[], list[str]]:
+    """Give the `__dir__` of such a package: also the names that have not been used yet.
+
+    Args:
+        package: The name of the package; its `__all__` names what it exports.
+    """
+
+    def names() -> list[str]:
+        module = sys.modules[package]
+        return sorted({*vars(module), *module.__all__})
+
+    return names

@@ -337,14 +337,18 @@ class TensorModel(Model):
 
         Raises:
             InvalidInput: The model refused the values.
+            InferenceError: It gave no output.
             Exception: Whatever else it raises.
         """
         try:
-            return self.predict_tensors(tensors, options)
+            outputs = self.predict_tensors(tensors, options)
         except InvalidInput:
             raise
         except (ValueError, TypeError) as exc:
             raise InvalidInput(str(exc)) from exc
+        if not outputs:
+            raise InferenceError("predict_tensors gave no output")
+        return outputs
 
     # Plain here, as the servers of KServe's SDK have it.
     def predict(

@@ -39,6 +39,10 @@ class TensorSpec:
     shape: tuple[int, ...]
     exact: bool = True
 
+    def __post_init__(self) -> None:
+        """Take a list as the shape, too: shapes are compared with tuples."""
+        object.__setattr__(self, "shape", tuple(self.shape))
+
     def metadata(self) -> dict[str, Any]:
         """Give the entry of the model's metadata."""
         return {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}

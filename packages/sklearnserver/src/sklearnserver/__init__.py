@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from kserve.exports import lazy_exports
+from kserve.exports import lazy_dir, lazy_exports
 
 if TYPE_CHECKING:
     from sklearnserver.model import SKLearnModel, SKLearnModelRepository
@@ -10,3 +10,5 @@ if TYPE_CHECKING:
 __all__ = ["SKLearnModel", "SKLearnModelRepository"]
 
 __getattr__ = lazy_exports(__name__, {"sklearnserver.model": __all__})
+
+__dir__ = lazy_dir(__name__)

@@ -51,7 +51,11 @@ def test_the_default_is_a_quarter_of_the_memory(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_settings_of_a_server_are_taken_over() -> None:
     config = ServerConfig(
-        max_request_bytes=1, max_inflight_bytes=2, header_timeout_s=3, body_timeout_s=4
+        max_request_bytes=1,
+        max_inflight_bytes=2,
+        header_timeout_s=3,
+        body_timeout_s=4,
+        send_timeout_s=5,
     )
 
     intake = Intake.from_config(config)
@@ -61,4 +65,5 @@ def test_the_settings_of_a_server_are_taken_over() -> None:
         intake.max_inflight_bytes,
         intake.header_timeout_s,
         intake.body_timeout_s,
-    ) == (1, 2, 3, 4)
+        intake.send_timeout_s,
+    ) == (1, 2, 3, 4, 5)

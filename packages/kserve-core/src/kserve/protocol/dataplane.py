@@ -13,7 +13,7 @@ from kserve.executor import run_user_code
 from kserve.listing import listing, shortened
 from kserve.model import BaseKServeModel, InferenceModel, TensorModel
 from kserve.model_control import ModelControl
-from kserve.model_repository import ModelRepository, ModelState
+from kserve.model_repository import ModelRepository, ModelState, ModelStatus
 from kserve.predictor_config import PredictorConfig
 from kserve.stream import begun
 
@@ -57,6 +57,8 @@ class DataPlane:
         )
         self._deadlines = Deadlines(config.request_timeout_s)
         self._hang_timeout_s = config.hang_timeout_s
+        # Models that were ready until a call of theirs hung.
+        self._taken_out: list[BaseKServeModel] = []
         self._endpoints = Endpoints(config, self._note_hang)
         self._bound = self._endpoints.bound
         self.control = ModelControl(model_registry, self._endpoints)
@@ -311,12 +313,23 @@ class DataPlane:
 
     def _note_hang(self, model: BaseKServeModel, has_hung: bool) -> None:
         """Take a model out of service whose call has hung, or back into it."""
-        model.ready = not has_hung
-        state = ModelState.UNAVAILABLE if has_hung else ModelState.READY
-        reason = self._hang_reason() if has_hung else ""
-        for name, served in self._model_registry.get_models().items():
-            if served is model:
-                self._model_registry.set_status(name, state, reason)
+        registry = self._model_registry
+        names = [name for name, served in registry.get_models().items() if served is model]
+        hung = ModelStatus(ModelState.UNAVAILABLE, self._hang_reason())
+        if has_hung:
+            if model.ready:
+                self._taken_out.append(model)
+            model.ready = False
+            for name in names:
+                registry.set_status(name, hung.state, hung.reason)
+            return
+        was_ready = any(taken is model for taken in self._taken_out)
+        self._taken_out = [taken for taken in self._taken_out if taken is not model]
+        # Whoever has loaded it, or taken it away, meanwhile has the last word.
+        if all(registry.status(name) == hung for name in names):
+            model.ready = model.ready or was_ready
+            for name in names:
+                registry.set_status(name, ModelState.READY)
 
     def _hang_reason(self) -> str:
         return f"A call has not returned for {self._hang_timeout_s:g} s (--hang_timeout_s)."

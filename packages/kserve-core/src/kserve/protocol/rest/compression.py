@@ -43,29 +43,33 @@ _MAX_GZIP_MEMBERS: Final = 64
 class Compression:
     """Reads compressed bodies and compresses responses, large ones on threads of its own.
 
-    Args:
+    Attributes:
         max_decompressed_bytes: What a request body may become.
     """
 
     def __init__(self, max_decompressed_bytes: int = DEFAULT_MAX_DECOMPRESSED_BYTES) -> None:
-        self._max_decompressed_bytes = max_decompressed_bytes
+        self.max_decompressed_bytes = max_decompressed_bytes
         self._threads = ModelThreads("compression", max(cpu_count(), 1))
 
-    async def decompress(self, body: bytes, encoding: bytes) -> bytes:
+    async def decompress(self, body: bytes, encoding: bytes, room: int | None = None) -> bytes:
         """Give what a request body was before it was compressed.
 
         Args:
             body: The body.
             encoding: Its Content-Encoding.
+            room: What there is room for, if that is less than the limit.
 
         Raises:
             UnsupportedEncoding: It is none that is read.
             InvalidInput: The body is not compressed so, or incomplete.
-            RequestTooLarge: The body becomes larger than the limit.
+            RequestTooLarge: The body becomes larger than the limit or the room.
         """
+        limit = self.max_decompressed_bytes
+        if room is not None:
+            limit = min(limit, room)
         if len(body) <= _MAX_DECOMPRESSED_ON_LOOP_BYTES:
-            return decompress(body, encoding, self._max_decompressed_bytes)
-        return await self._threads.run(decompress, body, encoding, self._max_decompressed_bytes)
+            return decompress(body, encoding, limit)
+        return await self._threads.run(decompress, body, encoding, limit)
 
     async def compress(
         self, body: bytes, headers: RawHeaders, accepted: bytes

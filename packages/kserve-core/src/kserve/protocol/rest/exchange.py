@@ -12,13 +12,14 @@ from starlette.types import Message, Receive, Scope, Send
 
 from kserve.config import CloudEventConfig
 from kserve.endpoint import Endpoint
-from kserve.errors import InferenceServerError, TooManyRequests, describe
+from kserve.errors import InferenceServerError, RequestTooLarge, TooManyRequests, describe
 from kserve.logging import log_request, logger, request_id_var
 from kserve.metrics import AnswerMetrics
 from kserve.protocol.codec.encoded_json import EncodedJson
 from kserve.protocol.codec.v2_binary import EncodedBinary
 from kserve.protocol.rest.compression import MIN_COMPRESSED_BYTES, Compression, RawHeaders
 from kserve.protocol.rest.http import BODILESS, WIRE, Wire
+from kserve.protocol.tensor import RawData
 from kserve.request_ids import request_id_of
 
 T = TypeVar("T")
@@ -152,9 +153,17 @@ class Exchange:
         if b"content-encoding" not in self.fields:
             return await self._read()
         encoding = self._listed(b"content-encoding")
-        body = await self._compression.decompress(await self._read(), encoding)
-        if self._wire is not None:
-            self._wire.hold(len(body))
+        packed, wire, compression = await self._read(), self._wire, self._compression
+        if wire is None:
+            return await compression.decompress(packed, encoding)
+        room = wire.room
+        try:
+            body = await compression.decompress(packed, encoding, room)
+        except RequestTooLarge:
+            if room < compression.max_decompressed_bytes:
+                wire.refuse_beyond(room)
+            raise
+        wire.hold(len(body))
         return body
 
     async def binary_body(self, json_length: int) -> memoryview:
@@ -273,7 +282,11 @@ class Exchange:
         await self.reply(encoded.body, _json_headers(headers))
 
     async def reply_binary(self, encoded: EncodedBinary, headers: RawHeaders) -> None:
-        """Answer with tensors in binary form, large ones without another copy."""
+        """Answer with tensors in binary form, large ones without another copy.
+
+        Raises:
+            ClientDisconnected: The client went away before it had read them.
+        """
         if encoded.n_nulled:
             self.metrics.nonfinite.inc(encoded.n_nulled)
         headers = [
@@ -290,7 +303,7 @@ class Exchange:
             {"type": "http.response.start", "status": 200, "headers": [*headers, length]}
         )
         for part in encoded.parts:
-            await self.send({"type": "http.response.body", "body": part, "more_body": True})
+            await self._send_part(part)
         await self.send({"type": "http.response.body", "body": b""})
 
     async def stream(self, chunks: AsyncIterable[Any], headers: RawHeaders) -> None:
@@ -357,13 +370,28 @@ class Exchange:
         try:
             first = _encode_chunk(await anext(iterator, b""))
             await self.send({"type": "http.response.start", "status": 200, "headers": headers})
-            await self.send({"type": "http.response.body", "body": first, "more_body": True})
+            await self._send_chunk(first)
             async for chunk in iterator:
-                body = _encode_chunk(chunk)
-                await self.send({"type": "http.response.body", "body": body, "more_body": True})
+                await self._send_chunk(_encode_chunk(chunk))
             await self.send({"type": "http.response.body", "body": b""})
         finally:
             await _close(iterator)
+
+    async def _send_chunk(self, body: bytes) -> None:
+        # Neither a generator nor a socket that takes everything need ever wait, and a loop that
+        # gets no turn answers nobody and sees no client leave.
+        await asyncio.sleep(0)
+        await self._send_part(body)
+
+    async def _send_part(self, body: RawData) -> None:
+        """Send a part of a body that is not the last.
+
+        Raises:
+            ClientDisconnected: Nobody reads it.
+        """
+        await self.send({"type": "http.response.body", "body": body, "more_body": True})
+        if self._wire is not None and self._wire.is_gone:
+            raise ClientDisconnected
 
 
 def encode_headers(headers: Mapping[str, str]) -> RawHeaders:

@@ -28,6 +28,7 @@ from kserve.protocol.rest.compression import RawHeaders
 from kserve.protocol.rest.intake import Intake
 from kserve.protocol.rest.lingering import Lingering
 from kserve.protocol.rest.refusals import QuickRefusal
+from kserve.protocol.rest.sending import SendWatch
 from kserve.request_ids import request_id_of
 
 # The key of a request's `Wire` in its ASGI scope.
@@ -99,6 +100,21 @@ class Wire:
     def cycle(self) -> RequestResponseCycle | None:
         """What uvicorn has of the request; None once that is over."""
         return self._cycle()
+
+    @property
+    def room(self) -> int:
+        """The bytes that all requests together may still hold."""
+        return self._intake.room
+
+    def refuse_beyond(self, room: int) -> NoReturn:
+        """Refuse a body that became larger than the room that there was for it.
+
+        Raises:
+            RequestTooLarge, TooManyRequests: Always; the former if it could never fit.
+        """
+        self.hold(room + 1)
+        # Others have ended meanwhile.
+        raise self._intake.no_room()
 
     def hold(self, n_bytes: int) -> None:
         """Count bytes that this request keeps in memory until it is over.
@@ -250,8 +266,8 @@ class HTTPProtocol(HttpToolsProtocol):
 
     It differs in this: an Upgrade is ignored; what is not HTTP is answered in JSON; a request body
     that does not come holds up no stop; heads and bodies have limits in bytes and in time; who is
-    refused amid what he sends reads the answer; a client that goes away cancels its work; and no
-    request that comes while the server stops is lost.
+    refused amid what he sends reads the answer; a client that goes away cancels its work, and one
+    that does not read is cut off; and no request that comes while the server stops is lost.
 
     Args:
         intake: The limits, the same for all connections of a server.
@@ -269,6 +285,7 @@ class HTTPProtocol(HttpToolsProtocol):
         # The connection's.
         self._stall_timer: TimerHandle | None = None
         self._timer: TimerHandle | None = None
+        self._send_watch: SendWatch | None = None
         self._is_over = False
         self._idle_since = 0.0
         # The request whose response says that the connection closes after it.
@@ -298,6 +315,8 @@ class HTTPProtocol(HttpToolsProtocol):
         """End, and with it the work for the client."""
         super().connection_lost(exc)
         self._drop_pending()
+        if self._send_watch is not None:
+            self._send_watch.cancel()
         if self._working is not None:
             self._working.lose()
 
@@ -375,8 +394,14 @@ class HTTPProtocol(HttpToolsProtocol):
         # So that what follows is not refused under the id of this one.
         self.headers = []
 
+    def pause_writing(self) -> None:
+        """Let whoever writes wait until the client has read, which it may not take for ever."""
+        super().pause_writing()
+        self._watch_sending()
+
     def on_response_complete(self) -> None:
         """Go on with the next request, or wait for it."""
+        self._watch_sending()
         if self.pipeline:
             self._working = _wire_of(self.pipeline[-1][0])
             super().on_response_complete()
@@ -422,8 +447,22 @@ class HTTPProtocol(HttpToolsProtocol):
         """Close after the last answer, at once if nothing of a request is still to come."""
         if self._is_between() and not self._is_over:
             self.transport.close()
+            self._watch_sending()
         else:
             self._linger()
+
+    def _watch_sending(self) -> None:
+        """Bound how long the client may leave unread what has been written."""
+        if not self.transport.get_write_buffer_size():
+            return
+        if self._send_watch is None:
+            self._send_watch = SendWatch(
+                self.transport, self._intake.send_timeout_s, self._is_written
+            )
+        self._send_watch.begin()
+
+    def _is_written(self) -> bool:
+        return self.flow.write_paused or self._is_answered() or self.transport.is_closing()
 
     def _read_on(self) -> None:
         """Read although nobody waits for it: whoever reads nothing learns of no disconnect."""
@@ -706,6 +745,8 @@ class HTTPProtocol(HttpToolsProtocol):
         # It refers to this, and may be amid its work.
         self.loop.call_soon(setattr, self, "parser", None)
         if not self.transport.is_closing():
+            if self._send_watch is not None:
+                self._send_watch.cancel()
             Lingering(self.transport, self.connections).begin()
 
     def _drop_pending(self) -> None:

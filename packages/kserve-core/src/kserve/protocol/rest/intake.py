@@ -7,6 +7,7 @@ from kserve.config import (
     DEFAULT_BODY_TIMEOUT_S,
     DEFAULT_HEADER_TIMEOUT_S,
     DEFAULT_MAX_REQUEST_BYTES,
+    DEFAULT_SEND_TIMEOUT_S,
     ServerConfig,
 )
 from kserve.errors import RequestTooLarge, TooManyRequests
@@ -27,6 +28,7 @@ class Intake:
         max_inflight_bytes: What all bodies in flight may have; 0 is a quarter of the memory limit.
         header_timeout_s: In how many seconds after its first byte a head is complete.
         body_timeout_s: For how many seconds a body may not come on.
+        send_timeout_s: For how many seconds a client may read nothing of an answer.
         refusals: What is refused without being looked at.
         n_inflight_bytes: What all bodies in flight have.
     """
@@ -35,6 +37,7 @@ class Intake:
     max_inflight_bytes: int = 0
     header_timeout_s: float = DEFAULT_HEADER_TIMEOUT_S
     body_timeout_s: float = DEFAULT_BODY_TIMEOUT_S
+    send_timeout_s: float = DEFAULT_SEND_TIMEOUT_S
     refusals: QuickRefusals = field(default_factory=QuickRefusals)
     n_inflight_bytes: int = 0
 
@@ -50,6 +53,7 @@ class Intake:
             max_inflight_bytes=config.max_inflight_bytes or 0,
             header_timeout_s=config.header_timeout_s,
             body_timeout_s=config.body_timeout_s,
+            send_timeout_s=config.send_timeout_s,
             refusals=QuickRefusals(log_requests=config.enable_latency_logging),
         )
 
@@ -82,11 +86,20 @@ class Intake:
                 "(--max_inflight_bytes)"
             )
         if self.n_inflight_bytes + n_bytes > limit:
-            raise TooManyRequests(
-                f"there is no room for the body in the {limit} bytes that all requests in flight "
-                "may hold (--max_inflight_bytes)"
-            )
+            raise self.no_room()
         self.n_inflight_bytes += n_bytes
+
+    @property
+    def room(self) -> int:
+        """The bytes that may still be taken."""
+        return max(self.max_inflight_bytes - self.n_inflight_bytes, 0)
+
+    def no_room(self) -> TooManyRequests:
+        """Give the refusal of a body that would fit at another time."""
+        return TooManyRequests(
+            f"there is no room for the body in the {self.max_inflight_bytes} bytes that all "
+            "requests in flight may hold (--max_inflight_bytes)"
+        )
 
     def give_back(self, n_bytes: int) -> None:
         """Count bytes as in flight no longer."""

@@ -1,0 +1,168 @@
+"""Clients that do not read: their connection is cut, and what was unsent leaves the memory."""
+
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import REGISTRY
+
+from kserve import Model, ModelServer, TensorModel
+from kserve.config import ServerConfig
+from kserve.protocol.rest import sending
+from kserve.signature import Tensors
+from kserve.testing import serving
+
+WAIT_S = 15
+# Short for the tests.
+TIMEOUT_S = 0.3
+N_BYTES = 8 << 20
+BODY = b'{"instances":[1]}'
+INFER = (
+    b'{"inputs":[{"name":"x","datatype":"INT64","shape":[1],"data":[1]}],'
+    b'"parameters":{"binary_data_output":true}}'
+)
+
+
+class Whole(Model):
+    """Answers with 8 MiB."""
+
+    async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
+        return bytes(N_BYTES)
+
+
+class Streaming(Model):
+    """Streams without end."""
+
+    async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
+        return self._chunks()
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(100_000)
+
+
+class Tensor(TensorModel):
+    """Answers with two tensors of 8 MiB."""
+
+    def predict_tensors(self, tensors: Tensors, options: Any) -> Tensors:
+        return {"y": np.zeros(N_BYTES, np.uint8), "z": np.zeros(N_BYTES, np.uint8)}
+
+
+@pytest.fixture
+def aborted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """Give the times at which connections were cut."""
+    times: list[float] = []
+    check = sending.SendWatch._check
+
+    def noting(watch: sending.SendWatch) -> None:
+        check(watch)
+        if watch._timer is None and watch._transport.is_closing():
+            times.append(time.monotonic())
+
+    monkeypatch.setattr(sending.SendWatch, "_check", noting)
+    yield times
+
+
+def _post(path: str, body: bytes, *lines: str) -> bytes:
+    head = "\r\n".join([f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *lines])
+    return head.encode() + b"\r\n\r\n" + body
+
+
+def _predict(name: str, *lines: str) -> bytes:
+    return _post(f"/v1/models/{name}:predict", BODY, *lines)
+
+
+def _connect(port: int) -> socket.socket:
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(WAIT_S)
+    client.connect(("127.0.0.1", port))
+    return client
+
+
+def _read_all(client: socket.socket) -> int:
+    """Read to the end, which may be a reset; gives the bytes."""
+    n_read = 0
+    try:
+        while data := client.recv(1 << 20):
+            n_read += len(data)
+    except ConnectionResetError:
+        pass
+    return n_read
+
+
+def _counted(model_name: str, protocol: str, status: int) -> float:
+    labels = {"model_name": model_name, "protocol": protocol, "status": str(status)}
+    return REGISTRY.get_sample_value("kserve_requests_total", labels) or 0
+
+
+def _wait_for(condition: Callable[[], bool]) -> bool:
+    """Poll until a condition holds; False if it never does."""
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@pytest.mark.parametrize(
+    ("model", "request_bytes", "protocol", "status"),
+    [
+        pytest.param(Whole("unread"), _predict("unread"), "v1", 200, id="kept alive"),
+        pytest.param(
+            Whole("unread"), _predict("unread", "Connection: close"), "v1", 200, id="closed"
+        ),
+        pytest.param(Streaming("unread"), _predict("unread"), "v1", 499, id="stream"),
+        pytest.param(
+            Tensor("unread"), _post("/v2/models/unread/infer", INFER), "v2", 499, id="tensors"
+        ),
+    ],
+)
+def test_an_answer_that_is_not_read_is_cut_off(
+    model: Model, request_bytes: bytes, protocol: str, status: int, aborted: list[float]
+) -> None:
+    before = _counted("unread", protocol, status)
+
+    with serving(model, send_timeout_s=TIMEOUT_S) as port, _connect(port) as client:
+        client.sendall(request_bytes)
+        was_aborted = _wait_for(lambda: len(aborted) == 1)
+        is_counted = _wait_for(lambda: _counted("unread", protocol, status) == before + 1)
+        n_read = _read_all(client)
+
+    assert (was_aborted, is_counted) == (True, True)
+    assert n_read < N_BYTES
+
+
+def test_an_answer_that_is_read_slowly_is_not_cut_off(aborted: list[float]) -> None:
+    with serving(Whole("unread-slow"), send_timeout_s=TIMEOUT_S) as port, _connect(port) as client:
+        client.sendall(_predict("unread-slow", "Connection: close"))
+        n_read, started = 0, time.monotonic()
+        while time.monotonic() < started + 4 * TIMEOUT_S:
+            n_read += len(client.recv(1 << 16))
+            threading.Event().wait(TIMEOUT_S / 30)
+        n_read += _read_all(client)
+
+    assert n_read > N_BYTES
+    assert aborted == []
+
+
+def test_an_answer_that_is_not_read_is_cut_off_while_draining(aborted: list[float]) -> None:
+    config = ServerConfig(
+        host="127.0.0.1", http_port=0, enable_grpc=False, send_timeout_s=1, drain_delay_s=0
+    )
+    server = ModelServer(config=config)
+
+    with serving(Whole("unread-drain"), server) as port, _connect(port) as client:
+        client.sendall(_predict("unread-drain"))
+        begun = client.recv(12)
+        server.stop()
+        was_aborted = _wait_for(lambda: len(aborted) == 1)
+        n_read = _read_all(client)
+
+    assert (begun, was_aborted) == (b"HTTP/1.1 200", True)
+    assert n_read < N_BYTES
