@@ -80,3 +80,24 @@ def test_what_comes_later_is_kept_too_inside_the_block_only(not_frozen: None) ->
 
     assert inside == (None, False)
     assert is_looked_at(circle)
+
+
+@pytest.mark.parametrize(
+    ("before", "inside"),
+    [
+        pytest.param((700, 10, 10), (20_000, 10, 10), id="Python's own"),
+        pytest.param((500, 5, 5), (500, 5, 5), id="set by the user"),
+    ],
+)
+def test_young_garbage_is_looked_for_less_often_inside_the_block(
+    before: tuple[int, int, int], inside: tuple[int, int, int], not_frozen: None
+) -> None:
+    thresholds = gc.get_threshold()
+    gc.set_threshold(*before)
+
+    with collector.frozen():
+        seen = gc.get_threshold()
+    after = gc.get_threshold()
+    gc.set_threshold(*thresholds)
+
+    assert (seen, after) == (inside, before)
