@@ -94,8 +94,9 @@ def resident_bytes() -> int:
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="glibc only")
 def test_trim_returns_what_lies_between_blocks_in_use() -> None:
     # Each too small for a mapping of its own; the last one keeps the heap from shrinking by itself.
-    blocks = [bytes(64 << 10) for _ in range(1000)]
-    last = bytes(64 << 10)
+    # Written to, as untouched memory is not resident.
+    blocks = [b"x" * (64 << 10) for _ in range(1000)]
+    last = b"x" * (64 << 10)
     del blocks
     before = resident_bytes()
 
