@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kserve import Model, model_server
-from kserve.protocol.rest import compression
+from kserve.protocol import compression
 from kserve.protocol.rest.app import Application
 from kserve.testing import ServerProcess, request, serving
 

@@ -8,13 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hpack import Encoder
+from hyperframe.frame import DataFrame, HeadersFrame, SettingsFrame, WindowUpdateFrame
 from prometheus_client import REGISTRY
 
 from kserve import Model, ModelServer, TensorModel
 from kserve.config import ServerConfig
-from kserve.protocol.rest import sending
+from kserve.protocol import sending
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
+from kserve.protocol.grpc.message_reader import PREFIX
+from kserve.protocol.http2.frames import PREFACE
 from kserve.signature import Tensors
-from kserve.testing import serving
+from kserve.testing import serving, serving_ports
 
 WAIT_S = 15
 # Short for the tests.
@@ -135,6 +140,37 @@ def test_an_answer_that_is_not_read_is_cut_off(
         n_read = _read_all(client)
 
     assert (was_aborted, is_counted) == (True, True)
+    assert n_read < N_BYTES
+
+
+def test_a_grpc_client_that_reads_nothing_is_cut_off(aborted: list[float]) -> None:
+    tensor = {"name": "x", "datatype": "INT64", "shape": [1]}
+    message = pb.ModelInferRequest(
+        model_name="unread", inputs=[tensor], raw_input_contents=[bytes(8)]
+    ).SerializeToString()
+    headers = [
+        *((":method", "POST"), (":scheme", "http")),
+        (":path", "/inference.GRPCInferenceService/ModelInfer"),
+        ("content-type", "application/grpc"),
+    ]
+    # The client's windows are no reason not to send.
+    settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 1 << 30}
+    frames = (
+        SettingsFrame(settings=settings),
+        WindowUpdateFrame(0, window_increment=1 << 30),
+        HeadersFrame(1, Encoder().encode(headers), flags=["END_HEADERS"]),
+        DataFrame(1, PREFIX.pack(0, len(message)) + message, flags=["END_STREAM"]),
+    )
+
+    with (
+        serving_ports([Tensor("unread")], send_timeout_s=TIMEOUT_S) as ports,
+        _connect(ports.grpc) as client,
+    ):
+        client.sendall(PREFACE + b"".join(frame.serialize() for frame in frames))
+        was_aborted = _wait_for(lambda: len(aborted) == 1)
+        n_read = _read_all(client)
+
+    assert was_aborted
     assert n_read < N_BYTES
 
 

@@ -115,12 +115,12 @@ class ServerConfig:
         grace_period_s: Seconds from the signal until the end: the delay, then requests in flight
             finish and models stop in what is left.
         max_request_bytes: What a request body may have, 1 or more.
-        max_inflight_bytes: What all request bodies over REST in flight may have, 1 or more; None
+        max_inflight_bytes: What all bodies and messages in flight may have, 1 or more; None
             is a quarter of the memory limit.
         header_timeout_s: Seconds from the first byte of a request over REST to the end of its
-            head, above 0.
-        body_timeout_s: Seconds for which a request body over REST may not come on, above 0.
-        send_timeout_s: Seconds for which a client may read nothing of an answer over REST, above 0.
+            head, or from the start of a gRPC connection to its settings, above 0.
+        body_timeout_s: Seconds for which a request body or message may not come on, above 0.
+        send_timeout_s: Seconds for which a client may read nothing of an answer, above 0.
         max_decompressed_bytes: What a compressed request body may become.
         cloudevents: What the events say that answer events.
         enable_latency_logging: Whether each inference request leaves a line in the log.
@@ -326,7 +326,7 @@ def _add_intake(parser: argparse.ArgumentParser) -> None:
     add(
         "--max_inflight_bytes",
         type=positive,
-        help="what all REST request bodies in flight may have (a quarter of the memory limit)",
+        help="what all requests in flight may have (a quarter of the memory limit)",
     )
     add(
         "--header_timeout_s",
@@ -338,13 +338,13 @@ def _add_intake(parser: argparse.ArgumentParser) -> None:
         "--body_timeout_s",
         type=seconds,
         default=default.body_timeout_s,
-        help="seconds for which a REST request body may not come on (%(default)s)",
+        help="seconds for which a request may not come on (%(default)s)",
     )
     add(
         "--send_timeout_s",
         type=seconds,
         default=default.send_timeout_s,
-        help="seconds for which a client may read nothing of a REST answer (%(default)s)",
+        help="seconds for which a client may read nothing of an answer (%(default)s)",
     )
 
 

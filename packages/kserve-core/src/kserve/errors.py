@@ -143,15 +143,18 @@ class UnsupportedEncoding(InferenceServerError):
     """The body is compressed in a way that the server does not read.
 
     Args:
-        encoding: The Content-Encoding that came.
+        encoding: The encoding that came.
         supported: Those that are read.
+        header: Where it stands.
     """
 
     http_status, grpc_status = 415, "UNIMPLEMENTED"
 
-    def __init__(self, encoding: str, supported: Iterable[str] = ()) -> None:
+    def __init__(
+        self, encoding: str, supported: Iterable[str] = (), header: str = "Content-Encoding"
+    ) -> None:
         listing = ", ".join(supported)
-        super().__init__(f"Content-Encoding: expected one of {listing}, got {encoding!r}")
+        super().__init__(f"{header}: expected one of {listing}, got {encoding!r}")
         # "servers [...] SHOULD include an Accept-Encoding header field [...] in the 415 response"
         # Source: RFC 9110, 12.5.3, https://www.rfc-editor.org/rfc/rfc9110#section-12.5.3
         self.http_headers = {"accept-encoding": listing}

@@ -27,6 +27,7 @@ from kserve.model import BaseKServeModel
 from kserve.model_repository import ModelRepository, ModelState, load, public_reason_of, reason_of
 from kserve.predictor_config import PredictorConfig
 from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.inflight_bytes import InflightBytes
 from kserve.protocol.rest.app import Application
 from kserve.protocol.rest.intake import Intake
 from kserve.protocol.rest.server import RESTServer
@@ -125,6 +126,7 @@ class ModelServer:
             self.config.predictor,
             config=self.config,
         )
+        self._inflight = InflightBytes(self.config.max_inflight_bytes or 0)
         self.grpc_address: str | None = None
         if self.config.enable_grpc:
             # Now, as the event loop should not wait for it; no earlier, as not everyone needs it.
@@ -417,7 +419,7 @@ class ModelServer:
             log_requests=self.config.enable_latency_logging,
             max_decompressed_bytes=self.config.max_decompressed_bytes,
             cloudevents=self.config.cloudevents,
-            intake=Intake.from_config(self.config),
+            intake=Intake.from_config(self.config, self._inflight),
         )
 
     def _make_grpc_server(self) -> "GRPCServer | None":
@@ -425,7 +427,7 @@ class ModelServer:
             return None
         from kserve.protocol.grpc.server import GRPCServer
 
-        return GRPCServer(self.dataplane, self.config)
+        return GRPCServer(self.dataplane, self.config, self._inflight)
 
     def _loop_factory(self) -> Callable[[], asyncio.AbstractEventLoop]:
         if self.config.event_loop == "asyncio":

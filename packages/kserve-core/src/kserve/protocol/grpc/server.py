@@ -1,37 +1,48 @@
 """The gRPC server: a port, the services on it, started and stopped."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
-from typing import Any, Final, NoReturn
+import contextlib
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any, Final
 
-import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message import DecodeError
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from google.protobuf.message import DecodeError, Message
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from kserve.config import ServerConfig
-from kserve.errors import InvalidInput, ServerNotReady, StartError, describe
-from kserve.logging import request_id_var
-from kserve.memory import trim
+from kserve.errors import InvalidInput, ServerNotReady, describe
+from kserve.logging import logger, request_id_var
+from kserve.protocol.compression import Compression
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import wire
-from kserve.protocol.grpc.call import details, log_failure
+from kserve.protocol.grpc.call import log_failure
 from kserve.protocol.grpc.health import HealthServicer
 from kserve.protocol.grpc.metadata import REQUEST_ID, request_id
+from kserve.protocol.grpc.rpc import Calls, Head, Method, Rpc, Streaming, Unary
 from kserve.protocol.grpc.servicer import InferenceServicer
-
-# From and to the bytes of messages, so that what cannot be parsed gets a status of ours.
-Unary = Callable[[bytes, Any], Awaitable[bytes]]
+from kserve.protocol.http2.connection import Connection, Limits
+from kserve.protocol.inflight_bytes import InflightBytes
+from kserve.protocol.listener import close_listener, listen
 
 _SERVICE: Final = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-# Receiving this many bytes takes longer than the millisecond that it takes to give them back.
-_TRIM_BYTES: Final = 8 << 20
+_HEALTH: Final = health_pb2.DESCRIPTOR.services_by_name["Health"]
 _UNARY_RPCS: Final = (
     *("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata"),
     *("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"),
 )
+
+# More than the requests that a model takes at a time, so that a client with one connection is told
+# when there are too many; clients wait in silence beyond this.
+_MIN_STREAMS: Final = 2048
+
+# What one read takes at most where it is not known yet to whom it belongs.
+_SCRATCH_BYTES: Final = 64 << 10
+
+# What a call that was cancelled at the end gets to answer that it was.
+_CANCEL_S: Final = 1.0
 
 
 class GRPCServer:
@@ -40,14 +51,19 @@ class GRPCServer:
     Args:
         data_plane: Answers the requests.
         config: The address, the limits and the times.
+        inflight: What the requests of all wires have.
     """
 
-    def __init__(self, data_plane: DataPlane, config: ServerConfig) -> None:
+    def __init__(
+        self, data_plane: DataPlane, config: ServerConfig, inflight: InflightBytes | None = None
+    ) -> None:
         self._config = config
         self._dataplane = data_plane
-        self._server: grpc.aio.Server | None = None
         self._draining = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._listener: socket.socket | None = None
+        self._server: asyncio.Server
+        self._host = _Host(config, self._methods(), inflight or InflightBytes())
 
     async def start(self) -> str:
         """Listen and serve; gives the address, `host:port`.
@@ -55,20 +71,12 @@ class GRPCServer:
         Raises:
             StartError: The address cannot be bound.
         """
-        server = grpc.aio.server(
-            options=_options(self._config),
-            maximum_concurrent_rpcs=self._config.grpc_max_concurrent_rpcs,
-        )
-        self._add_services(server)
-        host = f"[{self._config.host}]" if ":" in self._config.host else self._config.host
-        address = f"{host}:{self._config.grpc_port}"
-        try:
-            port = server.add_insecure_port(address)
-        except RuntimeError as exc:
-            raise StartError(f"cannot listen on {address} for gRPC: is the port in use?") from exc
-        await server.start()
-        self._server = server
-        return f"{host}:{port}"
+        listener = listen(self._config.host, self._config.grpc_port, " for gRPC")
+        host, port = listener.getsockname()[:2]
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._make_connection, sock=listener)
+        self._listener = listener
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def drain(self) -> None:
         """Tell those who watch the health of the server that it serves no more; it still does."""
@@ -80,67 +88,170 @@ class GRPCServer:
         Args:
             grace_period_s: Seconds that calls in flight get; None for those of the configuration.
         """
-        if self._server is not None:
-            self._stopping.set()
-            if grace_period_s is None:
-                grace_period_s = self._config.grace_period_s
-            await self._server.stop(grace_period_s)
+        listener, self._listener = self._listener, None
+        if listener is None:
+            return
+        self._stopping.set()
+        self._host.is_ending = True
+        await close_listener(listener, self._server.close, self._make_connection)
+        for connection in list(self._host.connections):
+            connection.shutdown()
+        if grace_period_s is None:
+            grace_period_s = self._config.grace_period_s
+        try:
+            async with asyncio.timeout(grace_period_s):
+                await self._host.all_ended()
+        except TimeoutError:
+            await self._host.cut()
 
-    def _add_services(self, server: grpc.aio.Server) -> None:
+    def _make_connection(self) -> Connection[Head]:
+        return Connection(self._host)
+
+    def _methods(self) -> dict[str, Method]:
         servicer = InferenceServicer(
             self._dataplane, log_requests=self._config.enable_latency_logging
         )
-        handlers = {name: _unary(_of_messages(servicer, name)) for name in _UNARY_RPCS}
-        handlers["ModelInfer"] = _unary(_trimming(servicer.infer_serialized))
-        handlers["ModelStreamInfer"] = self._stream(servicer)
-        server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(_SERVICE.full_name, handlers),)
-        )
         health = HealthServicer(self._dataplane, self._draining, self._stopping)
-        health_pb2_grpc.add_HealthServicer_to_server(health, server)
-        names = [
-            _SERVICE.full_name,
-            health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
-            reflection.SERVICE_NAME,
-        ]
-        reflection.enable_server_reflection(names, server, pool=_described())
-
-    def _stream(self, servicer: InferenceServicer) -> Any:
-        async def answer(
-            requests: AsyncIterable[pb.ModelInferRequest], context: Any
-        ) -> AsyncIterator[pb.ModelStreamInferResponse]:
-            _begin(context)
-            try:
-                taken = _until(self._stopping, requests)
-                async for response in servicer.ModelStreamInfer(taken, context):
-                    yield response
-            except Exception as exc:
-                await _fail(exc, context)
-
-        return grpc.stream_stream_rpc_method_handler(
-            answer,
-            request_deserializer=wire.parse_request,
-            response_serializer=pb.ModelStreamInferResponse.SerializeToString,
+        unary = {
+            f"/{_SERVICE.full_name}/{name}": _of_messages(
+                _logged(getattr(servicer, name)),
+                getattr(pb, _SERVICE.methods_by_name[name].input_type.name),
+            )
+            for name in _UNARY_RPCS
+        }
+        unary[f"/{_SERVICE.full_name}/ModelInfer"] = servicer.infer_serialized
+        unary[f"/{_HEALTH.full_name}/Check"] = _of_messages(
+            health.Check, health_pb2.HealthCheckRequest
         )
+        streaming = {
+            f"/{_SERVICE.full_name}/ModelStreamInfer": self._stream_infer(servicer),
+            f"/{_HEALTH.full_name}/Watch": _watch(health),
+            f"/{reflection.SERVICE_NAME}/ServerReflectionInfo": _reflect(),
+        }
+        return {path: Method(unary=_identified(call)) for path, call in unary.items()} | {
+            path: Method(streaming=_identified_stream(call)) for path, call in streaming.items()
+        }
+
+    def _stream_infer(self, servicer: InferenceServicer) -> Streaming:
+        async def answer(
+            messages: AsyncIterator[bytes | memoryview], context: Rpc
+        ) -> AsyncGenerator[bytes, None]:
+            requests = (wire.parse_request(data) async for data in _until(self._stopping, messages))
+            async for response in servicer.ModelStreamInfer(requests, context):
+                yield response.SerializeToString()
+
+        return answer
 
 
-def _options(config: ServerConfig) -> list[tuple[str, int]]:
-    """Give the channel arguments.
+class _Host:
+    """What the connections share; see `kserve.protocol.http2.connection.Host`."""
 
-    Source: https://grpc.github.io/grpc/core/group__grpc__arg__keys.html
-    """
-    max_receive_bytes = config.grpc_max_receive_message_length or config.max_request_bytes
-    return [
-        # Otherwise a second server takes the same port without an error, and half of the calls.
-        ("grpc.so_reuseport", 0),
-        ("grpc.max_send_message_length", config.grpc_max_send_message_length),
-        ("grpc.max_receive_message_length", max_receive_bytes),
-        ("grpc.keepalive_time_ms", config.grpc_keepalive_time_s * 1000),
-        ("grpc.keepalive_timeout_ms", config.grpc_keepalive_timeout_s * 1000),
-        # Both for our pings and for those of clients: an idle connection is one to keep, too.
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_ping_interval_without_data_ms", config.grpc_min_ping_interval_s * 1000),
-    ]
+    def __init__(
+        self, config: ServerConfig, methods: dict[str, Method], inflight: InflightBytes
+    ) -> None:
+        self.connections: set[Connection[Head]] = set()
+        self.scratch = memoryview(bytearray(_SCRATCH_BYTES))
+        self.is_ending = False
+        self.limits = Limits(
+            max_streams=max(_MIN_STREAMS, 2 * config.max_inflight_requests),
+            header_timeout_s=config.header_timeout_s,
+            body_timeout_s=config.body_timeout_s,
+            send_timeout_s=config.send_timeout_s,
+            ping_after_s=config.grpc_keepalive_time_s,
+            ping_timeout_s=config.grpc_keepalive_timeout_s,
+            min_ping_interval_s=config.grpc_min_ping_interval_s,
+        )
+        self._calls = Calls(
+            methods=methods,
+            max_receive_bytes=config.grpc_max_receive_message_length or config.max_request_bytes,
+            max_send_bytes=config.grpc_max_send_message_length,
+            max_calls=config.grpc_max_concurrent_rpcs,
+            inflight=inflight,
+            compression=Compression(config.max_decompressed_bytes),
+        )
+        self.make_head = self._calls.make_head
+        self._has_lost = asyncio.Event()
+
+    def make_stream(self, connection: Connection[Head], stream_id: int) -> Rpc:
+        return Rpc(connection, stream_id, self._calls)
+
+    def lost(self, connection: Connection[Head]) -> None:
+        self._has_lost.set()
+
+    async def all_ended(self) -> None:
+        while self.connections:
+            self._has_lost.clear()
+            await self._has_lost.wait()
+        while self._calls.tasks:
+            await asyncio.wait(set(self._calls.tasks))
+
+    async def cut(self) -> None:
+        """Cancel what is in flight, and let it answer so."""
+        tasks = set(self._calls.tasks)
+        if tasks:
+            logger.error("%d call(s) did not finish in the grace period", len(tasks))
+        for task in tasks:
+            task.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CANCEL_S):
+                await self.all_ended()
+        for connection in list(self.connections):
+            connection.abort()
+
+
+def _of_messages(method: Callable[..., Awaitable[Message]], kind: type[Message]) -> Unary:
+    """Give a handler of bytes: what cannot be parsed gets a status of ours."""
+
+    async def answer(data: bytes | memoryview, context: Rpc) -> bytes:
+        return (await method(_parse(kind, data), context)).SerializeToString()
+
+    return answer
+
+
+def _parse(kind: type[Message], data: bytes | memoryview) -> Any:
+    try:
+        return kind.FromString(bytes(data))
+    except DecodeError as exc:
+        raise InvalidInput(f"expected a {kind.DESCRIPTOR.name} message: {exc}") from exc
+
+
+def _logged(method: Callable[..., Awaitable[Message]]) -> Callable[..., Awaitable[Message]]:
+    async def answer(request: Message, context: Rpc) -> Message:
+        try:
+            return await method(request, context)
+        except Exception as exc:
+            log_failure(exc, describe(exc)[1])
+            raise
+
+    return answer
+
+
+def _watch(health: HealthServicer) -> Streaming:
+    async def answer(
+        messages: AsyncIterator[bytes | memoryview], context: Rpc
+    ) -> AsyncGenerator[bytes, None]:
+        async for data in messages:
+            request = _parse(health_pb2.HealthCheckRequest, data)
+            async for response in health.Watch(request, context):
+                yield response.SerializeToString()
+            return
+
+    return answer
+
+
+def _reflect() -> Streaming:
+    names = [_SERVICE.full_name, _HEALTH.full_name, reflection.SERVICE_NAME]
+    servicer: Any = reflection.ReflectionServicer(names, pool=_described())
+
+    async def answer(
+        messages: AsyncIterator[bytes | memoryview], context: Rpc
+    ) -> AsyncGenerator[bytes, None]:
+        async for data in messages:
+            request = _parse(reflection_pb2.ServerReflectionRequest, data)
+            for response in servicer.ServerReflectionInfo(iter((request,)), context):
+                yield response.SerializeToString()
+
+    return answer
 
 
 def _described() -> DescriptorPool:
@@ -151,71 +262,41 @@ def _described() -> DescriptorPool:
     return pool
 
 
-def _of_messages(servicer: InferenceServicer, name: str) -> Unary:
-    method = getattr(servicer, name)
-    request_class = getattr(pb, _SERVICE.methods_by_name[name].input_type.name)
-
-    async def answer(data: bytes, context: Any) -> bytes:
-        try:
-            request = request_class.FromString(data)
-        except DecodeError as exc:
-            raise InvalidInput(f"expected a {request_class.__name__} message: {exc}") from exc
-        serialized: bytes = (await method(request, context)).SerializeToString()
-        return serialized
-
-    async def logged(data: bytes, context: Any) -> bytes:
-        try:
-            return await answer(data, context)
-        except Exception as exc:
-            log_failure(exc, describe(exc)[1])
-            raise
-
-    return logged
-
-
-def _trimming(method: Unary) -> Unary:
-    async def answer(data: bytes, context: Any) -> bytes:
-        if len(data) >= _TRIM_BYTES:
-            # gRPC has put the pieces that it had received together, and freed them.
-            trim()
+def _identified(method: Unary) -> Unary:
+    async def answer(data: bytes | memoryview, context: Rpc) -> bytes:
+        _identify(context)
         return await method(data, context)
 
     return answer
 
 
-def _unary(method: Unary) -> Any:
-    async def answer(data: bytes, context: Any) -> bytes:
-        _begin(context)
-        try:
-            return await method(data, context)
-        except Exception as exc:
-            await _fail(exc, context)
+def _identified_stream(method: Streaming) -> Streaming:
+    async def answer(
+        messages: AsyncIterator[bytes | memoryview], context: Rpc
+    ) -> AsyncGenerator[bytes, None]:
+        _identify(context)
+        async with contextlib.aclosing(method(messages, context)) as responses:
+            async for response in responses:
+                yield response
 
-    return grpc.unary_unary_rpc_method_handler(answer)
+    return answer
 
 
-def _begin(context: Any) -> None:
+def _identify(context: Rpc) -> None:
     given = request_id(context)
     request_id_var.set(given)
     context.set_trailing_metadata(((REQUEST_ID, given),))
 
 
-async def _fail(exc: Exception, context: Any) -> NoReturn:
-    """End an RPC with the status of an exception."""
-    _, status, text = describe(exc)
-    await context.abort(grpc.StatusCode[status], details(text))
-    raise AssertionError("abort raises")
-
-
 async def _until(
-    stopped: asyncio.Event, requests: AsyncIterable[pb.ModelInferRequest]
-) -> AsyncIterator[pb.ModelInferRequest]:
-    """Give the requests of a stream until the server stops: it would wait for an idle one.
+    stopped: asyncio.Event, messages: AsyncIterator[bytes | memoryview]
+) -> AsyncIterator[bytes | memoryview]:
+    """Give the messages of a stream until the server stops: it would wait for an idle one.
 
     Raises:
         ServerNotReady: The server stops.
     """
-    iterator = aiter(requests)
+    iterator = aiter(messages)
     stopping = asyncio.ensure_future(stopped.wait())
     try:
         while True:
@@ -224,9 +305,9 @@ async def _until(
             if not reading.done():
                 reading.cancel()
                 raise ServerNotReady("It is shutting down.")
-            request = reading.result()
-            if request is None:
+            data = reading.result()
+            if data is None:
                 return
-            yield request
+            yield data
     finally:
         stopping.cancel()

@@ -129,7 +129,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
                 *await self._answer(call, request, request.raw_input_contents, context)
             )
 
-    async def infer_serialized(self, data: bytes, context: Any) -> bytes:
+    async def infer_serialized(self, data: wire.Data, context: Any) -> bytes:
         """Predict, from and to the bytes of messages: raw tensors are not copied.
 
         Raises:

@@ -16,6 +16,8 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelInferRequest, ModelInf
 from kserve.protocol.grpc.varint import decode_varint, encode_varint
 from kserve.protocol.tensor import RawData
 
+Data = bytes | memoryview
+
 # Fields 7 and 6, length-delimited: `raw_input_contents`, `raw_output_contents`.
 _RAW_INPUT: Final = 0x3A
 _RAW_OUTPUT: Final = b"\x32"
@@ -29,7 +31,7 @@ _MAX_FIELDS: Final = 1000
 _VARINT, _I64, _LENGTH_DELIMITED, _I32 = 0, 1, 2, 5
 
 
-def split_request(data: bytes) -> tuple[ModelInferRequest, Sequence[RawData]]:
+def split_request(data: Data) -> tuple[ModelInferRequest, Sequence[RawData]]:
     """Parse a request.
 
     Returns:
@@ -46,14 +48,14 @@ def split_request(data: bytes) -> tuple[ModelInferRequest, Sequence[RawData]]:
     return message, message.raw_input_contents
 
 
-def parse_request(data: bytes) -> ModelInferRequest:
+def parse_request(data: Data) -> ModelInferRequest:
     """Parse a request by protobuf alone.
 
     Raises:
         InvalidInput: The data is no such message.
     """
     try:
-        return ModelInferRequest.FromString(data)
+        return ModelInferRequest.FromString(bytes(data))
     except DecodeError as exc:
         raise InvalidInput(f"expected a ModelInferRequest message: {exc}") from exc
 
@@ -68,7 +70,7 @@ def _n_bytes(raw: RawData) -> int:
     return raw.nbytes if isinstance(raw, memoryview) else len(raw)
 
 
-def _cut(data: bytes) -> tuple[bytes, list[memoryview]]:
+def _cut(data: Data) -> tuple[bytes, list[memoryview]]:
     """Part the raw tensors from the rest; gives none where protobuf has to look itself."""
     view = memoryview(data)
     rest: list[memoryview] = []
@@ -89,7 +91,7 @@ def _cut(data: bytes) -> tuple[bytes, list[memoryview]]:
     return b"", []
 
 
-def _field(data: bytes, start: int) -> tuple[int, int, int]:
+def _field(data: Data, start: int) -> tuple[int, int, int]:
     """Give the tag of a field, and where its content begins and ends.
 
     Raises:

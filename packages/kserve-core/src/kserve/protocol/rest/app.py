@@ -17,9 +17,9 @@ from kserve.errors import ServerNotReady
 from kserve.executor import run_in_new_thread
 from kserve.logging import logger
 from kserve.metrics import AnswerMetrics
+from kserve.protocol.compression import Compression
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest import repository, v1, v2
-from kserve.protocol.rest.compression import Compression
 from kserve.protocol.rest.exchange import ClientDisconnected, Exchange
 from kserve.protocol.rest.http import WIRE, Wire
 from kserve.protocol.rest.model_path import split_version

@@ -6,7 +6,7 @@ from typing import Final
 from kserve.config import CloudEventConfig
 from kserve.protocol.codec import cloudevents
 from kserve.protocol.codec.cloudevents import CloudEvent
-from kserve.protocol.rest.compression import RawHeaders
+from kserve.protocol.compression import RawHeaders
 from kserve.protocol.rest.exchange import Exchange
 
 _CONTENT_TYPE: Final = b"content-type"

@@ -17,7 +17,7 @@ from kserve.logging import log_request, logger, request_id_var
 from kserve.metrics import AnswerMetrics
 from kserve.protocol.codec.encoded_json import EncodedJson
 from kserve.protocol.codec.v2_binary import EncodedBinary
-from kserve.protocol.rest.compression import MIN_COMPRESSED_BYTES, Compression, RawHeaders
+from kserve.protocol.compression import MIN_COMPRESSED_BYTES, Compression, RawHeaders
 from kserve.protocol.rest.http import BODILESS, WIRE, Wire
 from kserve.protocol.tensor import RawData
 from kserve.request_ids import request_id_of

@@ -24,11 +24,11 @@ from kserve.endpoint import Endpoint
 from kserve.errors import InferenceServerError, RequestTooLarge, ServerNotReady, TooManyRequests
 from kserve.logging import logger, request_id_var
 from kserve.metrics import AnswerMetrics
-from kserve.protocol.rest.compression import RawHeaders
+from kserve.protocol.compression import RawHeaders
 from kserve.protocol.rest.intake import Intake
 from kserve.protocol.rest.lingering import Lingering
 from kserve.protocol.rest.refusals import QuickRefusal
-from kserve.protocol.rest.sending import SendWatch
+from kserve.protocol.sending import SendWatch
 from kserve.request_ids import request_id_of
 
 # The key of a request's `Wire` in its ASGI scope.
@@ -104,7 +104,7 @@ class Wire:
     @property
     def room(self) -> int:
         """The bytes that all requests together may still hold."""
-        return self._intake.room
+        return self._intake.inflight.room
 
     def refuse_beyond(self, room: int) -> NoReturn:
         """Refuse a body that became larger than the room that there was for it.
@@ -114,20 +114,20 @@ class Wire:
         """
         self.hold(room + 1)
         # Others have ended meanwhile.
-        raise self._intake.no_room()
+        raise self._intake.inflight.no_room()
 
     def hold(self, n_bytes: int) -> None:
         """Count bytes that this request keeps in memory until it is over.
 
         Raises:
-            RequestTooLarge, TooManyRequests: As `Intake.take`.
+            RequestTooLarge, TooManyRequests: As `InflightBytes.take`.
         """
-        self._intake.take(n_bytes, self.n_held)
+        self._intake.inflight.take(n_bytes, self.n_held)
         self.n_held += n_bytes
 
     def release(self) -> None:
         """Take note that the request is over."""
-        self._intake.give_back(self.n_held)
+        self._intake.inflight.give_back(self.n_held)
         self.n_held = 0
 
     def end_work(self) -> bool:
@@ -358,7 +358,7 @@ class HTTPProtocol(HttpToolsProtocol):
         try:
             super().on_headers_complete()
         except BaseException:
-            self._intake.give_back(length or 0)
+            self._intake.inflight.give_back(length or 0)
             raise
         self._wire = wire = Wire(self.cycle, self._intake, self.url, length or 0)
         if self.server_state.is_draining:
@@ -489,7 +489,7 @@ class HTTPProtocol(HttpToolsProtocol):
         """
         try:
             self._intake.check(length)
-            self._intake.take(length)
+            self._intake.inflight.take(length)
         except (RequestTooLarge, TooManyRequests) as exc:
             self._refuse_as(exc)
 

@@ -11,15 +11,12 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from kserve.config import DEFAULT_MAX_DECOMPRESSED_BYTES, CloudEventConfig
-from kserve.errors import StartError
 from kserve.logging import logger
 from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.listener import close_listener, listen
 from kserve.protocol.rest.app import Application, RestApp
 from kserve.protocol.rest.http import ConnectionState, HTTPProtocol
 from kserve.protocol.rest.intake import Intake
-
-# Connections that wait to be accepted; as uvicorn's default.
-_BACKLOG: Final = 2048
 
 # The Date header counts in seconds.
 _TICK_S: Final = 1.0
@@ -100,7 +97,7 @@ class RESTServer:
         Raises:
             StartError: The address cannot be bound.
         """
-        listener = _listen(self._host, self._port)
+        listener = listen(self._host, self._port)
         host, port = listener.getsockname()[:2]
         has_started = asyncio.Event()
         self._server = _Uvicorn(self.config, has_started, listener)
@@ -165,7 +162,7 @@ class _Uvicorn(uvicorn.Server):
 
     async def finish(self, grace_period_s: float) -> None:
         self.drain()
-        await self._close_listener()
+        await close_listener(self._listener, self._stop_accepting, self._make_protocol)
         for connection in list(self._state.connections):
             connection.shutdown()
         try:
@@ -184,24 +181,9 @@ class _Uvicorn(uvicorn.Server):
         connections: set[Any] = self._state.connections
         return [each for each in connections if isinstance(each, HTTPProtocol)]
 
-    async def _close_listener(self) -> None:
-        """Accept no more, but all who have connected: closing resets those that wait."""
-        # It keeps the queue while the event loop lets go of its own.
-        with self._listener.dup() as spare:
-            for server in self.servers:
-                server.close()
-            self._listener.close()
-            await self._accept_waiting(spare)
-
-    async def _accept_waiting(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                # Nobody waits, or the process has no descriptor left.
-                return
-            await loop.connect_accepted_socket(self._make_protocol, connection)
+    def _stop_accepting(self) -> None:
+        for server in self.servers:
+            server.close()
 
     def _make_protocol(self) -> HTTPProtocol:
         make = cast(Callable[..., HTTPProtocol], self.config.http_protocol_class)
@@ -232,17 +214,3 @@ def _imported() -> Application:
     from kserve.model_server import app
 
     return cast(Application, app)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(_BACKLOG)
-    except OSError as exc:
-        listener.close()
-        raise StartError(f"cannot listen on {host}:{port}: {exc.strerror}") from exc
-    listener.setblocking(False)
-    return listener

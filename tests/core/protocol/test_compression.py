@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from kserve import Model
 from kserve.errors import InvalidInput, RequestTooLarge, UnsupportedEncoding
-from kserve.protocol.rest import compression
-from kserve.protocol.rest.compression import Compression, choose, decompress
+from kserve.protocol import compression
+from kserve.protocol.compression import Compression, choose, decompress
 from kserve.testing import Response, request, serving
 
 TEXT = b'{"instances": [[1, 2], [3, 4]]}'
