@@ -63,7 +63,8 @@ def ports() -> Iterator[Ports]:
 
 
 def message(name: str, n_bytes: int) -> bytes:
-    tensor = {"name": "x", "datatype": "UINT8", "shape": [n_bytes]}
+    # One row, however long: rows that wait have a limit of their own.
+    tensor = {"name": "x", "datatype": "UINT8", "shape": [1, n_bytes]}
     content = bytes(range(256)) * (n_bytes // 256 + 1)
     request = pb.ModelInferRequest(
         model_name=name, inputs=[tensor], raw_input_contents=[content[:n_bytes]]
