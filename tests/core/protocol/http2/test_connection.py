@@ -634,6 +634,19 @@ def test_pings_are_in_order_after_an_answer(ports: Ports, connect: Connect) -> N
         client.sync()
 
 
+def test_pings_are_in_order_while_a_large_answer_comes(ports: Ports, connect: Connect) -> None:
+    client = connect(ports.grpc, {SettingsFrame.INITIAL_WINDOW_SIZE: 1000})
+    client.send(client.head(1, INFER), data(1, message("echo", 10_000), "END_STREAM"))
+
+    # As clients in Go do, once for each way there and back, to learn how large a window they need.
+    for _ in range(8):
+        client.read_until(lambda frame: isinstance(frame, DataFrame))
+        client.sync()
+        client.send(WindowUpdateFrame(1, window_increment=1000))
+
+    assert is_live(client, 3)
+
+
 # The end.
 
 

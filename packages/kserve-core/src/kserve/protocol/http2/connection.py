@@ -166,7 +166,7 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
         """Begin."""
         # uvloop's own is no subclass.
         self._transport = cast(asyncio.Transport, transport)
-        self.sender = Sender(self._transport, self._watch_sending)
+        self.sender = Sender(self._transport, self._watch_sending, self.has_sent)
         self._send_watch = SendWatch(
             self._transport, self._limits.send_timeout_s, lambda: self.sender.is_paused
         )
