@@ -1,5 +1,6 @@
 """Calls: what a request may say, what it may hold, and how it ends; over real sockets."""
 
+import asyncio
 import gzip
 import threading
 import zlib
@@ -31,7 +32,8 @@ WAIT_S = 10
 SERVICE = "/inference.GRPCInferenceService/"
 LIVE, INFER, STREAM = SERVICE + "ServerLive", SERVICE + "ModelInfer", SERVICE + "ModelStreamInfer"
 EMPTY = PREFIX.pack(0, 0)
-INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNIMPLEMENTED, UNAVAILABLE = "3", "8", "12", "14"
+INVALID_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED = "3", "4", "8"
+UNIMPLEMENTED, UNAVAILABLE = "12", "14"
 Connect = Callable[..., Any]
 
 
@@ -417,6 +419,41 @@ def test_calls_that_outlive_the_grace_period_are_told(connect: Connect) -> None:
         release.set()
 
     assert status(headers) == (UNAVAILABLE, "Server is not ready. It is shutting down.")
+
+
+@pytest.mark.parametrize(
+    ("frame", "expected"),
+    [
+        pytest.param(DataFrame(1, b"\7" + EMPTY), INVALID_ARGUMENT, id="no message"),
+        pytest.param(
+            DataFrame(1, EMPTY[:3], flags=["END_STREAM"]), INVALID_ARGUMENT, id="a part of one"
+        ),
+        pytest.param(DataFrame(1, EMPTY[:3]), DEADLINE_EXCEEDED, id="one that does not come on"),
+    ],
+)
+def test_a_request_that_breaks_off_ends_the_work_for_it(
+    connect: Connect, frame: DataFrame, expected: str
+) -> None:
+    entered, ended = threading.Event(), threading.Event()
+
+    async def wait() -> AsyncIterator[InferResponse]:
+        try:
+            entered.set()
+            await asyncio.Event().wait()
+            yield InferResponse(None, "", [])
+        finally:
+            ended.set()
+
+    waiting = Acting("waiting")
+    waiting.act = lambda *_: wait()
+    with serving_ports([waiting], body_timeout_s=0.2) as ports, connect(ports.grpc) as client:
+        client.send(client.head(1, STREAM), DataFrame(1, framed(infer("waiting"))))
+        assert entered.wait(WAIT_S)
+        client.send(frame)
+        headers, _ = client.answer_to(1)
+
+        assert headers["grpc-status"] == expected
+        assert ended.wait(WAIT_S)
 
 
 @pytest.mark.parametrize("path", [INFER, STREAM], ids=["unary", "stream"])

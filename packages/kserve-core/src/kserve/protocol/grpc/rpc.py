@@ -249,7 +249,7 @@ class Rpc(Stream):
         try:
             self._reader.receive(data)
         except InferenceServerError as exc:
-            self.finish(*describe(exc)[1:])
+            self._break_off(*describe(exc)[1:])
         else:
             self._count(len(data))
 
@@ -268,7 +268,7 @@ class Rpc(Stream):
             return
         reader = self._reader
         if reader.is_amid_message:
-            self.finish("INVALID_ARGUMENT", "the request ends amid a message")
+            self._break_off("INVALID_ARGUMENT", "the request ends amid a message")
         elif self._task is not None:
             self._wake()
         elif len(reader.messages) != 1:
@@ -287,7 +287,8 @@ class Rpc(Stream):
 
     def stall(self) -> None:
         """Give up on a message that does not come on."""
-        self.finish(*describe(DeadlineExceeded("the message did not come on in time"))[1:])
+        failure = DeadlineExceeded("the message did not come on in time")
+        self._break_off(*describe(failure)[1:])
 
     def close(self) -> None:
         """End."""
@@ -394,6 +395,11 @@ class Rpc(Stream):
             fields.append((b"grpc-message", message.encode()))
         block = encode_headers([*fields, *self._trailing_metadata])
         self._send((), block if self._has_begun else _HEAD + block)
+
+    def _break_off(self, status: str, text: str) -> None:
+        """Send the status, and end the work for the call: the request does not come to its end."""
+        self.finish(status, text)
+        self.lose()
 
     def _start(self, answer: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -> None:
         self.is_amid_message = False
