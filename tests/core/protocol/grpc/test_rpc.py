@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import random
 import threading
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,11 +16,13 @@ from hyperframe.frame import (
     DataFrame,
     HeadersFrame,
     RstStreamFrame,
+    WindowUpdateFrame,
 )
 
 from kserve import InferResponse, Model, ModelServer, TensorModel
 from kserve.config import ServerConfig
 from kserve.errors import InvalidInput
+from kserve.protocol import compression
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as pb_grpc
 from kserve.protocol.grpc import server as server_module
@@ -340,6 +343,39 @@ def test_a_stream_holds_room_for_the_messages_that_are_not_done(connect: Connect
         headers, _ = client.answer_to(1)
 
     assert headers["grpc-status"] == "0"
+
+
+def test_a_call_that_is_taken_back_while_a_message_is_decompressed_leaves_no_room_taken(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, release, done = threading.Event(), threading.Event(), threading.Event()
+    decompress = compression.decompress
+
+    def slowly(*args: Any) -> bytes:
+        entered.set()
+        assert release.wait(WAIT_S)
+        data = decompress(*args)
+        done.set()
+        return data
+
+    monkeypatch.setattr(compression, "decompress", slowly)
+    # Beyond the size that is decompressed on the event loop.
+    content = random.Random(0).randbytes(6000)
+    with (
+        serving_ports([Echo("echo")], max_inflight_bytes=20_000) as ports,
+        connect(ports.grpc) as client,
+    ):
+        compressed = framed(gzip.compress(content), 1)
+        client.send(client.head(1, STREAM, ("grpc-encoding", "gzip")), DataFrame(1, compressed))
+        assert entered.wait(WAIT_S)
+        client.send(RstStreamFrame(1, error_code=8))
+        client.sync()
+        release.set()
+        assert done.wait(WAIT_S)
+        client.send(WindowUpdateFrame(0, window_increment=1 << 20))
+        answers = [ask(client, INFER, framed(infer("echo", 18_000)), id=i) for i in range(3, 23, 2)]
+
+    assert {headers["grpc-status"] for headers, _ in answers} == {"0"}
 
 
 # Answers.

@@ -301,10 +301,13 @@ async def _until(
     try:
         while True:
             reading = asyncio.ensure_future(anext(iterator, None))
-            await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if not reading.done():
+            try:
+                await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if not reading.done():
+                    raise ServerNotReady("It is shutting down.")
+            finally:
+                # Who is cancelled here leaves none behind that takes room for a message.
                 reading.cancel()
-                raise ServerNotReady("It is shutting down.")
             data = reading.result()
             if data is None:
                 return
