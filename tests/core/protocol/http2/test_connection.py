@@ -282,6 +282,22 @@ def test_a_client_may_send_more_than_its_window_at_first(ports: Ports, connect: 
     assert headers[-1].stream_id == 1
 
 
+def test_padding_does_not_use_the_window_up(ports: Ports, connect: Connect) -> None:
+    client = connect(ports.grpc)
+    client.send(client.head(1, STREAM))
+    padding = DataFrame(1, b"", flags=["PADDED"], pad_length=255).serialize()
+
+    # Two windows of it.
+    for _ in range(4):
+        client.socket.sendall(padding * (1 << 13))
+        client.read_until(lambda frame: isinstance(frame, WindowUpdateFrame) and frame.stream_id)
+    client.send(data(1, message("echo", 1), "END_STREAM"))
+    headers, received = client.answer_to(1)
+
+    assert headers["grpc-status"] == "0"
+    assert received
+
+
 def test_a_library_that_checks_each_rule_is_content(ports: Ports) -> None:
     config = h2.config.H2Configuration(client_side=True)
     connection = h2.connection.H2Connection(config)

@@ -361,8 +361,11 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
         n_before = 1 if flags & frames.PADDED else 0
         self._n_left, self._n_padding = length - n_padding - n_before, n_padding
         self._ends_stream = bool(flags & frames.END_STREAM)
-        self._stream = self._receiving(stream_id, length)
         self._allow(length)
+        self._stream = self._receiving(stream_id, length)
+        if self._stream is not None and flags & frames.PADDED:
+            # It takes of the window as data does, and nobody waits for it.
+            self._stream.allow(n_before + n_padding)
         if not self._n_left and not n_padding:
             self._end_data()
         return begin + n_before
