@@ -43,7 +43,8 @@ _ARE_YOU_THERE: Final = b"areyouon"
 # How long a client may take to say that it has seen that the server ends: any way there and back.
 _LAST_CALL_S: Final = 5.0
 
-# How long a client may take to close a connection that is over.
+# How long a client may take to close a connection that is over, once it has taken all; until then
+# it has to take some of it in as long as for the last call.
 _CLOSING_S: Final = 1.0
 
 # Pings before the time that are forgiven, as gRPC's own servers do.
@@ -157,6 +158,8 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
         self._read_at = self._began_at = self._loop.time()
         self._pinged_at = math.inf
         self._ends_at = math.inf
+        self._n_unsent = 0
+        self._sent_at = math.inf
         self._last_ping_at = -math.inf
         self._n_strikes = 0
 
@@ -633,7 +636,8 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
         self._n_left = self._n_padding = 0
         if self._transport.can_write_eof():
             self._transport.write_eof()
-        self._ends_at = self._loop.time() + _CLOSING_S
+        self._sent_at = self._loop.time()
+        self._ends_at = self._sent_at + _CLOSING_S
         self._check_at(self._ends_at)
 
     # Times.
@@ -664,8 +668,19 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
             self._check_at(self._ends_at)
         elif self._phase is _Phase.LAST_CALL:
             self._finish()
+        elif self._is_being_read(now):
+            self._ends_at = now + _CLOSING_S
+            self._check_at(self._ends_at)
         else:
             self._transport.abort()
+
+    def _is_being_read(self, now: float) -> bool:
+        """Say whether the client still takes what was sent before the end."""
+        n_before, self._n_unsent = self._n_unsent, self._send_watch.count_unsent()
+        if self._n_unsent < n_before:
+            self._sent_at = now
+            return True
+        return self._n_unsent > 0 and now < self._sent_at + _LAST_CALL_S
 
     def _check_begin(self, now: float) -> None:
         due_at = math.inf
