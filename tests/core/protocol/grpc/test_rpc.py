@@ -16,6 +16,7 @@ from hyperframe.frame import (
     DataFrame,
     HeadersFrame,
     RstStreamFrame,
+    SettingsFrame,
     WindowUpdateFrame,
 )
 
@@ -332,17 +333,43 @@ def test_messages_of_all_wires_share_the_room_that_there_is(connect: Connect) ->
 def test_a_stream_holds_room_for_the_messages_that_are_not_done(connect: Connect) -> None:
     with (
         serving_ports([Echo("echo")], max_inflight_bytes=10_000) as ports,
-        connect(ports.grpc) as client,
+        connect(ports.grpc, {SettingsFrame.INITIAL_WINDOW_SIZE: 1 << 20}) as client,
     ):
         message = framed(infer("echo", 4000))
-        client.send(client.head(1, STREAM))
-        for _ in range(5):
+        client.send(client.head(1, STREAM), WindowUpdateFrame(0, window_increment=1 << 20))
+        for _ in range(50):
             client.send(DataFrame(1, message))
             client.read_until(lambda frame: isinstance(frame, DataFrame))
         client.send(DataFrame(1, b"", flags=["END_STREAM"]))
         headers, _ = client.answer_to(1)
 
     assert headers["grpc-status"] == "0"
+
+
+def test_messages_take_room_even_if_they_are_empty(connect: Connect) -> None:
+    release = threading.Event()
+    slow = Acting("slow")
+    slow.act = lambda *_: release.wait(WAIT_S)
+    with (
+        serving_ports([slow], max_inflight_bytes=10_000) as ports,
+        connect(ports.grpc) as client,
+    ):
+        client.send(client.head(1, STREAM), DataFrame(1, framed(infer("slow")) + EMPTY * 1000))
+        headers, _ = client.answer_to(1)
+        release.set()
+
+    assert headers["grpc-status"] == RESOURCE_EXHAUSTED
+
+
+def test_a_second_message_of_a_unary_call_is_refused_when_it_comes(
+    ports: Ports, connect: Connect
+) -> None:
+    client = connect(ports.grpc)
+
+    client.send(client.head(1, LIVE), DataFrame(1, EMPTY * 2))
+    headers, _ = client.answer_to(1)
+
+    assert status(headers) == (INVALID_ARGUMENT, "expected one message, got 2")
 
 
 def test_a_call_that_is_taken_back_while_a_message_is_decompressed_leaves_no_room_taken(

@@ -52,6 +52,9 @@ _HEAD: Final = encode_headers([(b":status", b"200"), (b"content-type", _CONTENT_
 _OK: Final = encode_headers([(b"grpc-status", b"0")])
 _ENCODINGS: Final = (b"gzip", b"deflate", b"identity")
 
+# What a message takes beside its bytes: many may be empty.
+_MESSAGE_BYTES: Final = 128
+
 # They belong to the transport; handlers get what is left.
 _OWN_HEADERS: Final = frozenset(
     {
@@ -272,9 +275,7 @@ class Rpc(Stream):
         elif self._task is not None:
             self._wake()
         elif len(reader.messages) != 1:
-            self.finish(
-                "INVALID_ARGUMENT", f"expected one message, got {len(reader.messages) or 'none'}"
-            )
+            self._refuse_messages()
         else:
             method = self._head.method
             assert method is not None and method.unary is not None
@@ -320,6 +321,9 @@ class Rpc(Stream):
                 f"the message has {n_bytes} bytes, more than {limit} "
                 "(--grpc_max_receive_message_length, --max_request_bytes)"
             )
+        self._take(n_bytes + _MESSAGE_BYTES)
+
+    def _take(self, n_bytes: int) -> None:
         self._calls.inflight.take(n_bytes, self._n_held)
         self._n_held += n_bytes
 
@@ -329,6 +333,8 @@ class Rpc(Stream):
         reader = self._reader
         if self._task is None:
             # Of a unary call, which ends with its only message.
+            if len(reader.messages) > 1:
+                self._refuse_messages()
             self.allow(n_bytes)
             return
         self.is_amid_message = reader.is_amid_message
@@ -355,7 +361,7 @@ class Rpc(Stream):
                 self._allow_uncounted()
             data = await self._decompressed(message)
             yield data
-            self._release(len(message.data) + len(data) * message.is_compressed)
+            self._release(len(message.data) + _MESSAGE_BYTES + len(data) * message.is_compressed)
 
     async def _decompressed(self, message: Message) -> bytes | memoryview:
         if not message.is_compressed:
@@ -366,7 +372,7 @@ class Rpc(Stream):
         inflight = self._calls.inflight
         room = min(inflight.room, self._calls.max_receive_bytes)
         data = await self._calls.compression.decompress(bytes(message.data), encoding, room)
-        self._admit(len(data))
+        self._take(len(data))
         return data
 
     def _release(self, n_bytes: int | None = None) -> None:
@@ -400,6 +406,10 @@ class Rpc(Stream):
         """Send the status, and end the work for the call: the request does not come to its end."""
         self.finish(status, text)
         self.lose()
+
+    def _refuse_messages(self) -> None:
+        n_messages = len(self._reader.messages)
+        self._break_off("INVALID_ARGUMENT", f"expected one message, got {n_messages or 'none'}")
 
     def _start(self, answer: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -> None:
         self.is_amid_message = False
