@@ -642,6 +642,21 @@ def test_a_silent_client_is_pinged_and_closed_unless_it_answers(connect: Connect
     assert [type(frame) for frame in frames] == [PingFrame]
 
 
+def test_nothing_is_sent_after_the_end(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    # A ping is due at the moment at which the client has not begun.
+    times: Any = {"header_timeout_s": 1, "grpc_keepalive_time_s": 1}
+    with (
+        serving_ports([Echo("echo")], **times) as ports,
+        connect(ports.grpc, says_hello=False) as client,
+    ):
+        end = client.end()
+
+    assert end == (ENHANCE_YOUR_CALM, "a frame does not end")
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
+
+
 def test_pings_are_in_order_after_an_answer(ports: Ports, connect: Connect) -> None:
     client = connect(ports.grpc)
 

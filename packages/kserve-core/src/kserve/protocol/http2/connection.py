@@ -660,7 +660,10 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
         self._check_end(now)
         if not self.is_over:
             self._check_begin(now)
+        # Each of them may be the end of the connection: nothing is sent after that.
+        if not self.is_over:
             self._check_streams(now)
+        if not self.is_over:
             self._check_peer(now)
 
     def _check_end(self, now: float) -> None:
