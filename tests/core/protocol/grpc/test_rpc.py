@@ -4,9 +4,11 @@ import asyncio
 import gzip
 import random
 import threading
+import weakref
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -26,6 +28,7 @@ from kserve.errors import InvalidInput
 from kserve.protocol import compression
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as pb_grpc
+from kserve.protocol.grpc import message_reader
 from kserve.protocol.grpc import server as server_module
 from kserve.protocol.grpc.message_reader import PREFIX
 from kserve.protocol.grpc.rpc import read_timeout
@@ -328,6 +331,38 @@ def test_messages_of_all_wires_share_the_room_that_there_is(connect: Connect) ->
         "(--max_inflight_bytes)",
     )
     assert [well["grpc-status"], again["grpc-status"]] == ["0", "0"]
+
+
+@pytest.mark.parametrize("is_reset", [True, False], ids=["reset", "amid a frame"])
+def test_a_message_that_does_not_come_to_its_end_leaves_the_memory(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, is_reset: bool
+) -> None:
+    arrays: list[weakref.ref[Any]] = []
+
+    def noting(*args: Any) -> Any:
+        array = np.empty(*args)
+        arrays.append(weakref.ref(array))
+        return array
+
+    monkeypatch.setattr(message_reader, "np", SimpleNamespace(empty=noting, uint8=np.uint8))
+    with (
+        serving_ports([Echo("echo")], body_timeout_s=WAIT_S if is_reset else 0.2) as ports,
+        connect(ports.grpc) as client,
+        connect(ports.grpc) as other,
+    ):
+        frame = DataFrame(1, PREFIX.pack(0, 900_000) + bytes(100_000)).serialize()
+        client.send(client.head(1, INFER))
+        if is_reset:
+            client.socket.sendall(frame)
+            client.send(RstStreamFrame(1, error_code=8))
+            client.sync()
+        else:
+            client.socket.sendall(frame[:-1000])
+            client.answer_to(1)
+        ask(other, LIVE, EMPTY)
+
+        # Nobody looks for garbage for as long as there are few objects, however large they are.
+        assert [array() is None for array in arrays] == [True]
 
 
 def test_a_stream_holds_room_for_the_messages_that_are_not_done(connect: Connect) -> None:

@@ -642,9 +642,7 @@ def test_a_silent_client_is_pinged_and_closed_unless_it_answers(connect: Connect
     assert [type(frame) for frame in frames] == [PingFrame]
 
 
-def test_nothing_is_sent_after_the_end(
-    connect: Connect, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_nothing_is_sent_after_the_end(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
     # A ping is due at the moment at which the client has not begun.
     times: Any = {"header_timeout_s": 1, "grpc_keepalive_time_s": 1}
     with (

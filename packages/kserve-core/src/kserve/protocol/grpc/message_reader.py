@@ -88,6 +88,12 @@ class MessageReader:
             target, self._target = self._target, None
             self._add(target)
 
+    def clear(self) -> None:
+        """Let go of all messages, and of what there is of the one at hand."""
+        self._prefix = b""
+        self._target = None
+        self.messages.clear()
+
     def _begin(self, data: memoryview, position: int) -> int:
         """Take the prefix of a message, and all of it if it is there; gives where data goes on."""
         start = position + PREFIX.size - len(self._prefix)

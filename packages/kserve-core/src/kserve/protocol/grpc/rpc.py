@@ -296,6 +296,7 @@ class Rpc(Stream):
         super().close()
         if self._timer is not None:
             self._timer.cancel()
+        self._reader.clear()
         self._wake()
         if self._task is None:
             self._release()

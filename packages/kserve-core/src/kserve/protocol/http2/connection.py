@@ -264,6 +264,9 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
         """Take note that a stream is over."""
         self.streams.pop(stream.id, None)
         self.sender.forget(stream)
+        if stream is self._stream:
+            # What still comes of the frame is thrown away; memory must not wait for it.
+            self._stream = self._place = None
         if self._phase is _Phase.FINISHING and not self.streams:
             self._close()
 
