@@ -412,6 +412,17 @@ def test_who_breaks_the_rules_is_told_and_closed(
     assert is_live(other)
 
 
+def test_a_reason_that_quotes_what_came_fits_into_a_frame(ports: Ports, connect: Connect) -> None:
+    client = connect(ports.grpc)
+
+    # A number without an end, of 60,000 bytes.
+    client.socket.sendall(raw(1, 4, 1, b"\0\x7f" + b"\xff" * 60_000))
+    code, text = client.end()
+
+    assert code == COMPRESSION_ERROR
+    assert len(text) <= 200
+
+
 def test_a_window_that_settings_make_too_large_ends_the_connection(
     connect: Connect,
 ) -> None:

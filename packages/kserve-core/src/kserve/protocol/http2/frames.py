@@ -42,6 +42,9 @@ DEFAULT_WINDOW_BYTES: Final = 65_535
 MIN_FRAME_BYTES: Final = 16_384
 MAX_FRAME_BYTES: Final = (1 << 24) - 1
 
+# Of the reason of a GOAWAY, which may quote what came.
+_MAX_REASON_BYTES: Final = 200
+
 _SETTING: Final = Struct(">HI")
 _NUMBER: Final = Struct(">I")
 _TWO_NUMBERS: Final = Struct(">II")
@@ -155,7 +158,8 @@ def encode_goaway(last_stream_id: int, code: ErrorCode, reason: str = "") -> byt
         code: Why.
         reason: Why, in words, for whoever looks at the client's log.
     """
-    return encode_frame(GOAWAY, 0, 0, _TWO_NUMBERS.pack(last_stream_id, code) + reason.encode())
+    text = reason.encode()[:_MAX_REASON_BYTES]
+    return encode_frame(GOAWAY, 0, 0, _TWO_NUMBERS.pack(last_stream_id, code) + text)
 
 
 def decode_settings(payload: bytes) -> Iterator[tuple[int, int]]:
