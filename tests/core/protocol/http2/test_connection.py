@@ -244,6 +244,26 @@ def test_a_larger_first_window_lets_waiting_answers_go(ports: Ports, connect: Co
     assert {i: len(raw_output(d)) for i, d in data.items()} == {1: 1000, 3: 1000}
 
 
+def test_an_empty_answer_needs_no_more_window_than_its_length_has(connect: Connect) -> None:
+    class Sleeping(Model):
+        def load(self) -> bool:
+            return False
+
+    question = PREFIX.pack(0, 3) + pb.ModelReadyRequest(name="z").SerializeToString()
+    with (
+        serving_ports([Echo("echo"), Sleeping("z")]) as ports,
+        connect(ports.grpc, {SettingsFrame.INITIAL_WINDOW_SIZE: 3}) as client,
+    ):
+        head = client.head(1, SERVICE + "ModelReady")
+        client.send(head, DataFrame(1, question, flags=["END_STREAM"]))
+        client.read_until(lambda frame: isinstance(frame, DataFrame))
+
+        client.send(WindowUpdateFrame(1, window_increment=2))
+        frames = client.read_until(lambda frame: "END_STREAM" in frame.flags)
+
+    assert b"".join(f.data for f in frames if isinstance(f, DataFrame)) == EMPTY[3:]
+
+
 def test_answers_share_the_way_out(ports: Ports, connect: Connect) -> None:
     client = connect(ports.grpc, {SettingsFrame.INITIAL_WINDOW_SIZE: 0})
     for stream_id in (1, 3):

@@ -70,7 +70,8 @@ class Sender:
             return
         if head:
             self.write(head)
-        stream.outbox.extend(map(memoryview, data))
+        # An empty piece would wait for a window that it does not need.
+        stream.outbox.extend(memoryview(piece) for piece in data if piece)
         if tail:
             stream.tail = tail
         if stream.id not in self.waiting:
