@@ -401,6 +401,9 @@ COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 9, 11
         pytest.param(raw(3, 0, 1, b"123"), FRAME_SIZE_ERROR, id="RST_STREAM of three bytes"),
         pytest.param(raw(4, 0, 1, b""), PROTOCOL_ERROR, id="SETTINGS of a stream"),
         pytest.param(raw(4, 0, 0, b"12345"), FRAME_SIZE_ERROR, id="SETTINGS of five bytes"),
+        pytest.param(
+            raw(4, 0, 0, b"\0\4\0\0\0\1" * 33), ENHANCE_YOUR_CALM, id="SETTINGS of many"
+        ),
         pytest.param(raw(4, 1, 0, b"123456"), FRAME_SIZE_ERROR, id="SETTINGS acknowledge some"),
         pytest.param(
             raw(4, 0, 0, b"\0\x04\x80\0\0\0"), FLOW_CONTROL_ERROR, id="SETTINGS, window too large"
