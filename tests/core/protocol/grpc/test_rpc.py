@@ -381,6 +381,25 @@ def test_a_stream_holds_room_for_the_messages_that_are_not_done(connect: Connect
     assert headers["grpc-status"] == "0"
 
 
+def test_answers_that_are_not_taken_hold_room(connect: Connect) -> None:
+    with (
+        serving_ports([Echo("echo")], max_inflight_bytes=10_000) as ports,
+        connect(ports.grpc, {SettingsFrame.INITIAL_WINDOW_SIZE: 0}) as client,
+    ):
+        question = framed(infer("echo", 6000))
+        client.send(client.head(1, INFER), DataFrame(1, question, flags=["END_STREAM"]))
+        client.read_until(lambda frame: isinstance(frame, HeadersFrame))
+        refused, _ = ask(client, INFER, question, id=3)
+        client.send(
+            RstStreamFrame(1, error_code=8),
+            SettingsFrame(settings={SettingsFrame.INITIAL_WINDOW_SIZE: 1 << 20}),
+        )
+        answers = [ask(client, INFER, question, id=i)[0]["grpc-status"] for i in (5, 7, 9)]
+
+    assert refused["grpc-status"] == RESOURCE_EXHAUSTED
+    assert answers == ["0"] * 3
+
+
 def test_messages_take_room_even_if_they_are_empty(connect: Connect) -> None:
     release = threading.Event()
     slow = Acting("slow")

@@ -298,7 +298,7 @@ class Rpc(Stream):
             self._timer.cancel()
         self._reader.clear()
         self._wake()
-        if self._task is None:
+        if self._task is None or self._task.done():
             self._release()
 
     # What comes in.
@@ -517,6 +517,10 @@ class Rpc(Stream):
             self._fail_late()
         elif task.cancelled():
             self.finish(*describe(ServerNotReady("It is shutting down."))[1:])
+        # An answer stays in memory until the client has taken it.
+        n_bytes = sum(map(len, self.outbox))
+        self._calls.inflight.hold(n_bytes)
+        self._n_held += n_bytes
 
 
 def read_timeout(text: bytes) -> float:
