@@ -1,5 +1,7 @@
 """Connections that keep the rules, and that break each of them, over real sockets."""
 
+import contextlib
+import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -401,9 +403,7 @@ COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 9, 11
         pytest.param(raw(3, 0, 1, b"123"), FRAME_SIZE_ERROR, id="RST_STREAM of three bytes"),
         pytest.param(raw(4, 0, 1, b""), PROTOCOL_ERROR, id="SETTINGS of a stream"),
         pytest.param(raw(4, 0, 0, b"12345"), FRAME_SIZE_ERROR, id="SETTINGS of five bytes"),
-        pytest.param(
-            raw(4, 0, 0, b"\0\4\0\0\0\1" * 33), ENHANCE_YOUR_CALM, id="SETTINGS of many"
-        ),
+        pytest.param(raw(4, 0, 0, b"\0\4\0\0\0\1" * 33), ENHANCE_YOUR_CALM, id="SETTINGS of many"),
         pytest.param(raw(4, 1, 0, b"123456"), FRAME_SIZE_ERROR, id="SETTINGS acknowledge some"),
         pytest.param(
             raw(4, 0, 0, b"\0\x04\x80\0\0\0"), FLOW_CONTROL_ERROR, id="SETTINGS, window too large"
@@ -444,6 +444,37 @@ def test_a_reason_that_quotes_what_came_fits_into_a_frame(ports: Ports, connect:
 
     assert code == COMPRESSION_ERROR
     assert len(text) <= 200
+
+
+def test_nonsense_does_no_harm_to_others(
+    ports: Ports, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    other, rng = connect(ports.grpc), random.Random(9113)
+    for _ in range(150):
+        client = connect(ports.grpc)
+        begun = [
+            client.head(1, STREAM),
+            DataFrame(1, message("echo", 9000) * 2, flags=["PADDED"], pad_length=200),
+            SettingsFrame(settings={SettingsFrame.INITIAL_WINDOW_SIZE: 1000}),
+            HeadersFrame(3, client.head(3, INFER).data, flags=["END_HEADERS"]),
+            DataFrame(3, message("echo", 9000), flags=["END_STREAM"]),
+            WindowUpdateFrame(3, window_increment=5000),
+            RstStreamFrame(1, error_code=8),
+        ]
+        wire = bytearray(b"".join(frame.serialize() for frame in begun))
+        for _ in range(rng.randrange(1, 4)):
+            wire[rng.randrange(len(wire))] ^= 1 << rng.randrange(8)
+        # Cut short, and in two pieces at least.
+        end = rng.choice([len(wire), rng.randrange(len(wire))])
+        cut = rng.randrange(end + 1)
+        with contextlib.suppress(ConnectionError):
+            client.socket.sendall(wire[:cut])
+            client.socket.sendall(wire[cut:end])
+            client.socket.shutdown(socket.SHUT_WR)
+        client.read_all()
+
+    assert is_live(other)
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
 
 
 def test_a_window_that_settings_make_too_large_ends_the_connection(
