@@ -1,6 +1,7 @@
 """Calls: what a request may say, what it may hold, and how it ends; over real sockets."""
 
 import asyncio
+import gc
 import gzip
 import random
 import threading
@@ -31,7 +32,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as pb_grpc
 from kserve.protocol.grpc import message_reader
 from kserve.protocol.grpc import server as server_module
 from kserve.protocol.grpc.message_reader import PREFIX
-from kserve.protocol.grpc.rpc import read_timeout
+from kserve.protocol.grpc.rpc import Rpc, read_timeout
 from kserve.signature import Tensors
 from kserve.testing import Ports, request, serving_ports
 
@@ -457,6 +458,23 @@ def test_a_call_that_is_taken_back_while_a_message_is_decompressed_leaves_no_roo
         answers = [ask(client, INFER, framed(infer("echo", 18_000)), id=i) for i in range(3, 23, 2)]
 
     assert {headers["grpc-status"] for headers, _ in answers} == {"0"}
+
+
+def test_a_call_leaves_nothing_for_the_garbage_collector(ports: Ports, connect: Connect) -> None:
+    client = connect(ports.grpc)
+    ask(client, LIVE, EMPTY)
+    gc.collect()
+    gc.disable()
+    try:
+        for stream_id, path, data in ((3, LIVE, EMPTY), (5, INFER, framed(infer("echo")))):
+            ask(client, path, data, id=stream_id)
+        ask(client, STREAM, framed(infer("echo")), id=7)
+        client.sync()
+        left = [each for each in gc.get_objects() if isinstance(each, Rpc)]
+    finally:
+        gc.enable()
+
+    assert left == []
 
 
 # Answers.

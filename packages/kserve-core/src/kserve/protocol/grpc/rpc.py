@@ -191,7 +191,7 @@ class Rpc(Stream):
         self._deadline_at: float | None = None
         self._timer: TimerHandle | None = None
         self._is_late = False
-        self._reader = MessageReader(self._admit)
+        self._reader = MessageReader()
         self._arrived: Future[None] | None = None
         self._n_held = self._n_uncounted = 0
 
@@ -250,7 +250,7 @@ class Rpc(Stream):
         if self.tail is not None:
             return
         try:
-            self._reader.receive(data)
+            self._reader.receive(data, self._admit)
         except InferenceServerError as exc:
             self._break_off(*describe(exc)[1:])
         else:

@@ -219,8 +219,10 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
         self.sender.is_paused = False
         self._send_watch.cancel()
         self._transport.resume_reading()
+        self._read_at = self._loop.time()
+        self._check_at(self._read_at + self._limits.ping_after_s)
         for stream in self.sender.waiting.values():
-            stream.moved_at = self._loop.time()
+            stream.moved_at = self._read_at
         self._watch_sending()
         self.sender.pump()
 
@@ -666,7 +668,8 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
         # Each of them may be the end of the connection: nothing is sent after that.
         if not self.is_over:
             self._check_streams(now)
-        if not self.is_over:
+        # Nothing is read while nothing can be written: silence then says nothing.
+        if not self.is_over and not self.sender.is_paused:
             self._check_peer(now)
 
     def _check_end(self, now: float) -> None:
