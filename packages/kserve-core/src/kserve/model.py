@@ -255,6 +255,7 @@ class TensorModel(Model):
     Attributes:
         platform: The framework, for the metadata.
         artifact_suffixes: The suffixes of the files that `load` takes, lower-case, with dots.
+        preferred_artifact: The name of the one that `load` takes where there are several.
         versions: The versions that a model without numbered directories answers for itself.
         signature: What the model takes and gives.
         model_dir: The directory of the artifact; a `warmup.json` there is sent after the load.
@@ -263,6 +264,7 @@ class TensorModel(Model):
     batching = True
     platform: ClassVar[str] = ""
     artifact_suffixes: ClassVar[tuple[str, ...]] = ()
+    preferred_artifact: ClassVar[str] = ""
 
     def __init__(self, name: str, model_dir: str | None = None) -> None:
         super().__init__(name)
