@@ -302,7 +302,7 @@ class TensorModel(Model):
         return None
 
     def get_input_types(self) -> list[dict[str, Any]]:
-        """Give the metadata of the signature's inputs."""
+        """Give the metadata of the signature's inputs; of those that must be given."""
         return [spec.metadata() for spec in self.signature.inputs]
 
     def get_output_types(self) -> list[dict[str, Any]]:
@@ -371,6 +371,7 @@ class TensorModel(Model):
             v1_json.encode(payload).body,
             self.name,
             self.signature.inputs,
+            optional_inputs=self.signature.optional_inputs,
             is_table=self.signature.is_table,
         )
         return v1_json.decode(v1_json.encode_response(self.infer(request)).body)

@@ -541,3 +541,32 @@ def test_a_column_of_booleans_is_bool_whatever_number_the_model_takes() -> None:
             ("FP64", [50.0, 80.0]),
             ("BOOL", [True, False]),
         ]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        pytest.param(
+            b'{"inputs":{"any":[[1,2]],"scale":[3]}}',
+            [Tensor("any", "FP32", [1, 2], [1.0, 2.0]), Tensor("scale", "FP32", [1], [3.0])],
+            id="beside the only input",
+        ),
+        pytest.param(
+            b'{"inputs":{"a":[[1,2]],"k":4}}',
+            [Tensor("a", "FP32", [1, 2], [1.0, 2.0]), Tensor("k", "INT32", [], [4])],
+            id="scalar",
+        ),
+    ],
+)
+def test_optional_inputs_are_read_in_their_datatype(body: bytes, expected: list[Tensor]) -> None:
+    optional = (TensorSpec("scale", "FP32", (1,)), TensorSpec("k", "INT32", ()))
+
+    request = v1_json.decode_tensors(body, "m", (A_FP32,), optional_inputs=optional)
+
+    assert tensors(request) == expected
+
+
+@pytest.mark.parametrize("value", [b"4", b'{"b":4}', b"null"])
+def test_only_an_input_without_axes_may_be_no_list(value: bytes) -> None:
+    with pytest.raises(InvalidInput, match="input 'a': expected a list of values"):
+        v1_json.decode_tensors(b'{"inputs":{"a":%b}}' % value, "m", (A_FP32,))
