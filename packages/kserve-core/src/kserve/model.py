@@ -54,6 +54,8 @@ class BaseKServeModel:
         engine: True where `start_engine()` has to run beside the server.
         batching: Requests that wait together run together, in one call of `predict`.
         max_batch_size: Rows of a batch, if fewer than the server's limit.
+        max_concurrent_predicts: Plain handlers that may run at the same time where the server is
+            not told; None is 1. A model sets it by the end of its load.
     """
 
     version: str | None = None
@@ -61,6 +63,7 @@ class BaseKServeModel:
     engine: Any = False
     batching: bool = False
     max_batch_size: int | None = None
+    max_concurrent_predicts: int | None = None
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -122,7 +125,8 @@ class Model(InferenceModel):
 
     A handler may be a plain function, a coroutine function, a generator or an async generator, and
     may take fewer arguments than shown here. Plain ones run on a thread of the model's own, one
-    call at a time unless `--max_concurrent_predicts` says otherwise; async ones on the event loop.
+    call at a time unless `--max_concurrent_predicts`, or the attribute of this name, says
+    otherwise; async ones on the event loop.
     A V1 payload is a dict of lists, a V2 payload an `InferRequest`. Which form a handler has is
     looked up once, when the model is registered.
 
