@@ -483,13 +483,32 @@ def test_writes_predictions(outputs: dict[str, Any], expected: bytes, n_nulled: 
     assert v1_json.encode_response(response) == (expected, n_nulled)
 
 
-def test_refuses_outputs_of_different_lengths() -> None:
-    response = InferResponse(
-        "1", "m", [InferOutput("y", [2], "INT64", [1, 2]), InferOutput("z", [1], "INT64", [1])]
-    )
+@pytest.mark.parametrize(
+    ("outputs", "predictions"),
+    [
+        pytest.param(
+            [InferOutput("y", [2], "INT64", [1, 2]), InferOutput("z", [1], "INT64", [1])],
+            {"y": [1, 2], "z": [1]},
+            id="different lengths",
+        ),
+        pytest.param(
+            [InferOutput("y", [1, 2], "INT64", [1, 2]), InferOutput("n", [], "INT64", [7])],
+            {"y": [[1, 2]], "n": 7},
+            id="one without axes",
+        ),
+        pytest.param(
+            [InferOutput("m", [], "INT64", [6]), InferOutput("n", [], "INT64", [7])],
+            {"m": 6, "n": 7},
+            id="none with axes",
+        ),
+    ],
+)
+def test_outputs_that_are_no_rows_are_one_object(
+    outputs: list[InferOutput], predictions: dict[str, Any]
+) -> None:
+    answer = v1_json.encode_response(InferResponse("1", "m", outputs)).body
 
-    with pytest.raises(InferenceError, match="number of rows"):
-        v1_json.encode_response(response)
+    assert v1_json.decode(answer) == {"predictions": predictions}
 
 
 def test_an_output_that_is_no_json_is_the_models_fault() -> None:

@@ -111,9 +111,11 @@ def encode(value: Any) -> EncodedJson:
 def encode_response(response: InferResponse) -> EncodedJson:
     """Write `{"predictions": [...]}`: rows of the only output, or an object for each row.
 
+    Where several outputs are no rows, as they differ in their length or have no axes, it is one
+    object of whole outputs: `{"predictions": {"boxes": [[...], ...], "count": 2}}`.
+
     Raises:
-        InferenceError: The outputs differ in their number of rows, or one has no data, or data that
-            disagrees with its shape or datatype.
+        InferenceError: An output has no data, or data that disagrees with its shape or datatype.
         InvalidInput: A BYTES element is not UTF-8, which V1 cannot express.
     """
     columns = {}
@@ -134,17 +136,14 @@ def encode_response(response: InferResponse) -> EncodedJson:
     return EncodedJson(body, n_nulled)
 
 
-def _objects(columns: dict[str, Any]) -> list[dict[str, Any]]:
+def _objects(columns: dict[str, Any]) -> list[dict[str, Any]] | dict[str, Any]:
     lists = {
         name: values.tolist() if isinstance(values, np.ndarray) else values
         for name, values in columns.items()
     }
-    lengths = {
-        name: len(values) if isinstance(values, list) else 1 for name, values in lists.items()
-    }
-    if len(set(lengths.values())) > 1 or not all(isinstance(v, list) for v in lists.values()):
-        counts = listing([f"{name!r}: {length}" for name, length in lengths.items()])
-        raise InferenceError(f"the outputs differ in their number of rows: {counts}")
+    are_lists = all(isinstance(values, list) for values in lists.values())
+    if not are_lists or len(set(map(len, lists.values()))) > 1:
+        return lists
     return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
 
 
