@@ -1,0 +1,155 @@
+"""The ONNX model."""
+
+import argparse
+from copy import copy
+from dataclasses import replace
+from typing import Any, Self
+
+from kserve.artifact import find_artifact
+from kserve.config import positive
+from kserve.cpu import cpu_count
+from kserve.logging import logger
+from kserve.model import PredictOptions, TensorModel
+from kserve.protocol.infer_type import InferRequest, InferResponse, RequestedOutput
+from kserve.signature import Tensors
+from onnxserver.graph import Graph
+from onnxserver.model_file import read_model_file
+from onnxserver.rows import find_rows
+from onnxserver.session import CPU, LEVELS, SessionSettings, config_entry, open_session
+
+
+class ONNXModel(TensorModel):
+    """A model that ONNX Runtime runs.
+
+    Requests run together where axis 0 is rows that do not depend on each other; otherwise as many
+    requests run at a time as there are CPUs.
+
+    Args:
+        name: The name under which it is served.
+        model_dir: The directory of the artifact, or a `file://` address of it.
+        settings: How the session is opened.
+    """
+
+    platform = "onnxruntime_onnx"
+    artifact_suffixes = (".onnx",)
+    preferred_artifact = "model.onnx"
+
+    def __init__(
+        self, name: str, model_dir: str, *, settings: SessionSettings | None = None
+    ) -> None:
+        super().__init__(name, model_dir)
+        self._settings = settings or SessionSettings()
+        self._graph: Graph | None = None
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Add how the session is opened."""
+        add = parser.add_argument
+        add(
+            "--providers",
+            nargs="+",
+            default=[CPU],
+            metavar="PROVIDER",
+            help="execution providers, the preferred one first, such as CUDA CPU (CPU)",
+        )
+        add(
+            "--intra_op_threads",
+            type=positive,
+            help="threads of one operator (as many as there are CPUs)",
+        )
+        add(
+            "--inter_op_threads",
+            type=positive,
+            default=1,
+            help="operators of one call that may run at the same time (%(default)s)",
+        )
+        add(
+            "--optimization_level",
+            choices=LEVELS,
+            default="all",
+            help="how far the graph is optimised when it is loaded (%(default)s)",
+        )
+        add(
+            "--session_config",
+            type=config_entry,
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="an entry of the session's configuration, such as session.set_denormal_as_zero=1;"
+            " may be given several times",
+        )
+        add(
+            "--optimized_model_path",
+            metavar="PATH",
+            help="file that the optimised graph is written to, or directory for one of each model",
+        )
+
+    @classmethod
+    def from_args(cls, name: str, model_dir: str, args: argparse.Namespace) -> Self:
+        """Make an unloaded model as the command line says."""
+        settings = SessionSettings(
+            providers=args.providers,
+            intra_op_threads=args.intra_op_threads,
+            inter_op_threads=args.inter_op_threads,
+            optimization_level=args.optimization_level,
+            config=dict(args.session_config),
+            optimized_model_path=args.optimized_model_path,
+        )
+        return cls(name, model_dir, settings=settings)
+
+    def load(self) -> bool:
+        """Load the artifact, and find out whether requests may run together.
+
+        Raises:
+            ModelMissingError: The directory holds no artifact.
+            ModelLoadError: It holds several and none is `model.onnx`; the artifact cannot be
+                loaded; or the protocol has no datatype for an input, or for any output.
+        """
+        assert self.model_dir is not None
+        path = find_artifact(self.model_dir, self.artifact_suffixes, self.preferred_artifact)
+        file = read_model_file(path)
+        name = "-".join(filter(None, (self.name, self.version)))
+        session = open_session(path, self._settings, file, name)
+        graph = self._graph = Graph(session, file, path.name)
+        has_rows, reason = find_rows(graph, file)
+        self.signature = replace(graph.signature, has_rows=has_rows)
+        # A call releases the interpreter's lock, and a session may be called by several threads.
+        self.max_concurrent_predicts = None if has_rows else cpu_count()
+        how = "together" if has_rows else "each alone"
+        logger.info("Model %s: requests run %s: %s", self.name, how, reason)
+        self.ready = True
+        return self.ready
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """Give the metadata of the inputs, those that are declared to be optional too."""
+        optional = () if self._graph is None else self._graph.optional_inputs
+        return [spec.metadata() for spec in (*self.signature.inputs, *optional)]
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        """Give the metadata of the outputs; those of which only a value tells more, by a name."""
+        outputs = () if self._graph is None else self._graph.outputs
+        specs = [output.specs or (output.group,) for output in outputs]
+        return [spec.metadata() for each in specs for spec in each if spec is not None]
+
+    def predict_tensors(self, tensors: Tensors, options: PredictOptions) -> Tensors:
+        """Run the graph for the outputs that are asked for.
+
+        Raises:
+            InvalidInput: The graph cannot run on the values, or text is not UTF-8.
+            InferenceError: There is no tensor in what was asked for.
+            Exception: Whatever else ONNX Runtime raises.
+        """
+        assert self._graph is not None
+        return self._graph.run(tensors, options.outputs)
+
+    def respond(self, request: InferRequest, outputs: Tensors) -> InferResponse:
+        """Put outputs into the response; a sequence's name stands for all its tensors."""
+        if request.request_outputs and self._graph is not None:
+            wanted = [
+                RequestedOutput(name, requested.parameters)
+                for requested in request.request_outputs
+                for name in self._graph.members(requested.name, list(outputs))
+            ]
+            request = copy(request)
+            request.request_outputs = wanted
+        return super().respond(request, outputs)
