@@ -63,6 +63,7 @@ class Signature:
             rows, and a request that gives one runs alone.
         is_table: The inputs are the columns of one table, each of shape (n_rows,). One tensor of
             shape (n_rows, n_columns) then stands for all of them, in their order.
+        may_be_empty: A request may have no inputs at all: the model needs none.
         has_rows: An axis 0 of -1 is the rows, of which all inputs have as many. False where axes
             of any length have nothing to do with one another.
     """
@@ -72,6 +73,7 @@ class Signature:
     optional_outputs: tuple[TensorSpec, ...] = ()
     optional_inputs: tuple[TensorSpec, ...] = ()
     is_table: bool = False
+    may_be_empty: bool = False
     has_rows: bool = True
 
     def check(self, request: InferRequest) -> Tensors:
