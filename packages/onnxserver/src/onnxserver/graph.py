@@ -49,6 +49,7 @@ class Graph:
             outputs=tuple(spec for output in self.outputs for spec in output.specs),
             optional_outputs=tuple(groups),
             optional_inputs=(*self.optional_inputs, *filter(None, overridable)),
+            may_be_empty=not required,
             has_rows=False,
         )
         self.input_axis_0_names = set(map(_axis_0_name, session.get_inputs()))
@@ -78,9 +79,8 @@ class Graph:
         feed = {name: self._checked(name, array) for name, array in tensors.items()}
         outputs = self.outputs
         if wanted:
-            outputs = list(
-                {self._owners[name].name: self._owners[name] for name in wanted}.values()
-            )
+            owners = [self._owners[name] for name in wanted]
+            outputs = list({output.name: output for output in owners}.values())
         names = [output.name for output in outputs]
         try:
             values = self._session.run(names, feed, self._options)
@@ -120,8 +120,8 @@ def _inputs(
             optional += [] if spec is None else [spec]
         elif spec is None:
             raise ModelLoadError(
-                f"{label}: input {node.name!r} is a {node.type}, for which the protocol has no"
-                " datatype: cast it in the graph, to which tensors can be sent"
+                f"{label}: input {node.name!r} is a {node.type}, which the protocol cannot carry:"
+                " the graph has to take a tensor of another type"
             )
         else:
             required.append(spec)
@@ -139,11 +139,13 @@ def _outputs(session: ort.InferenceSession, file: ModelFile, label: str) -> list
             outputs.append(output)
     if not outputs:
         raise ModelLoadError(
-            f"{label}: the protocol has no datatype for any output: {listing(refused)}: cast them"
-            " in the graph"
+            f"{label}: the protocol cannot carry any output: {listing(refused)}: the graph has to"
+            " give a tensor of another type"
         )
     if refused:
-        logger.warning("%s: left out for want of a datatype: %s", label, listing(refused))
+        logger.warning(
+            "%s: left out, as the protocol cannot carry them: %s", label, listing(refused)
+        )
     return outputs
 
 

@@ -214,5 +214,5 @@ def _cause(error: Any) -> str:
     """Give the reason of an error of ONNX Runtime without what only its developers read."""
     text = " ".join(str(error).split())
     text = _LOADED.sub("", _CODE.sub("", text))
-    text = _NODE.sub(r"\1 '\2': ", text)
+    text = _NODE.sub(r"\1 '\2': ", text).replace(" '': ", ": ", 1)
     return _PLACE.sub("", text).strip() or type(error).__name__
