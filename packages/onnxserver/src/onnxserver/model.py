@@ -3,19 +3,19 @@
 import argparse
 from copy import copy
 from dataclasses import replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from kserve.artifact import find_artifact
-from kserve.config import positive
 from kserve.cpu import cpu_count
 from kserve.logging import logger
 from kserve.model import PredictOptions, TensorModel
 from kserve.protocol.infer_type import InferRequest, InferResponse, RequestedOutput
 from kserve.signature import Tensors
-from onnxserver.graph import Graph
 from onnxserver.model_file import read_model_file
-from onnxserver.rows import find_rows
-from onnxserver.session import CPU, LEVELS, SessionSettings, config_entry, open_session
+from onnxserver.settings import SessionSettings, add_arguments, from_args
+
+if TYPE_CHECKING:
+    from onnxserver.graph import Graph
 
 
 class ONNXModel(TensorModel):
@@ -43,59 +43,13 @@ class ONNXModel(TensorModel):
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        """Add how the session is opened."""
-        add = parser.add_argument
-        add(
-            "--providers",
-            nargs="+",
-            default=[CPU],
-            metavar="PROVIDER",
-            help="execution providers, the preferred one first, such as CUDA CPU (CPU)",
-        )
-        add(
-            "--intra_op_threads",
-            type=positive,
-            help="threads of one operator (as many as there are CPUs)",
-        )
-        add(
-            "--inter_op_threads",
-            type=positive,
-            default=1,
-            help="operators of one call that may run at the same time (%(default)s)",
-        )
-        add(
-            "--optimization_level",
-            choices=LEVELS,
-            default="all",
-            help="how far the graph is optimised when it is loaded (%(default)s)",
-        )
-        add(
-            "--session_config",
-            type=config_entry,
-            action="append",
-            default=[],
-            metavar="KEY=VALUE",
-            help="an entry of the session's configuration, such as session.set_denormal_as_zero=1;"
-            " may be given several times",
-        )
-        add(
-            "--optimized_model_path",
-            metavar="PATH",
-            help="file that the optimised graph is written to, or directory for one of each model",
-        )
+        """Add the flags that say how the session is opened."""
+        add_arguments(parser)
 
     @classmethod
     def from_args(cls, name: str, model_dir: str, args: argparse.Namespace) -> Self:
         """Make an unloaded model as the command line says."""
-        settings = SessionSettings(
-            providers=args.providers,
-            intra_op_threads=args.intra_op_threads,
-            inter_op_threads=args.inter_op_threads,
-            optimization_level=args.optimization_level,
-            config=dict(args.session_config),
-            optimized_model_path=args.optimized_model_path,
-        )
-        return cls(name, model_dir, settings=settings)
+        return cls(name, model_dir, settings=from_args(args))
 
     def load(self) -> bool:
         """Load the artifact, and find out whether requests may run together.
@@ -105,6 +59,11 @@ class ONNXModel(TensorModel):
             ModelLoadError: It holds several and none is `model.onnx`; the artifact cannot be
                 loaded; or the protocol has no datatype for an input, or for any output.
         """
+        # They import ONNX Runtime, which whoever asks for the help can do without.
+        from onnxserver.graph import Graph
+        from onnxserver.rows import find_rows
+        from onnxserver.session import open_session
+
         assert self.model_dir is not None
         path = find_artifact(self.model_dir, self.artifact_suffixes, self.preferred_artifact)
         file = read_model_file(path)

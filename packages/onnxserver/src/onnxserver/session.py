@@ -1,12 +1,9 @@
-"""Opens a session of ONNX Runtime as the command line says, and puts its errors into words."""
+"""Opens a session of ONNX Runtime as its settings say, and puts its errors into words."""
 
-import argparse
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 import onnxruntime as ort
@@ -16,8 +13,8 @@ from kserve.errors import InvalidInput, ModelLoadError
 from kserve.listing import listing
 from kserve.logging import logger
 from onnxserver.model_file import ModelFile
+from onnxserver.settings import LEVELS, SessionSettings
 
-CPU: Final = "CPUExecutionProvider"
 _SUFFIX: Final = "ExecutionProvider"
 
 # Idle threads of a session would look for work in a loop, on CPUs that the event loop needs.
@@ -28,13 +25,6 @@ _DEFAULT_CONFIG: Final = {
 
 # Of ONNX Runtime: 2 is warnings, 4 fatal errors. What fails is raised, and need not be logged too.
 _WARNING, _FATAL = 2, 4
-
-LEVELS: Final = {
-    "disable": "ORT_DISABLE_ALL",
-    "basic": "ORT_ENABLE_BASIC",
-    "extended": "ORT_ENABLE_EXTENDED",
-    "all": "ORT_ENABLE_ALL",
-}
 
 _LFS_POINTER: Final = b"version https://git-lfs"
 
@@ -50,29 +40,6 @@ _NODE: Final = re.compile(
 # Errors of a node that say nothing of the inputs.
 _RESOURCES: Final = re.compile(r"alloc|memory|cuda|cudnn|cublas|tensorrt", re.IGNORECASE)
 _OF_INPUTS: Final = ("InvalidArgument", "Fail", "RuntimeException")
-
-
-@dataclass(frozen=True, slots=True)
-class SessionSettings:
-    """How a session is opened.
-
-    Attributes:
-        providers: Execution providers in the order of preference, with or without the
-            "ExecutionProvider" of their names.
-        intra_op_threads: Threads of one operator, 1 or more; None for as many as there are CPUs.
-        inter_op_threads: Operators of one call that may run at the same time, 1 or more.
-        optimization_level: `disable`, `basic`, `extended` or `all`.
-        config: Further entries of the session's configuration.
-        optimized_model_path: Where the optimised graph is written: a file, or a directory for files
-            named as the models.
-    """
-
-    providers: Sequence[str] = (CPU,)
-    intra_op_threads: int | None = None
-    inter_op_threads: int = 1
-    optimization_level: str = "all"
-    config: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    optimized_model_path: str | None = None
 
 
 def open_session(
@@ -122,20 +89,6 @@ def run_error(error: Exception) -> Exception:
     if type(error).__name__ not in _OF_INPUTS or _RESOURCES.search(text):
         return error
     return InvalidInput(f"the model cannot run on these inputs: {text}")
-
-
-def config_entry(text: str) -> tuple[str, str]:
-    """Read KEY=VALUE of the command line.
-
-    Raises:
-        argparse.ArgumentTypeError: It is something else.
-    """
-    key, separator, value = text.partition("=")
-    if not separator or "." not in key:
-        raise argparse.ArgumentTypeError(
-            f"expected KEY=VALUE, such as session.intra_op.allow_spinning=1, got {text!r}"
-        )
-    return key, value
 
 
 def _known_providers(names: Sequence[str]) -> list[str]:
