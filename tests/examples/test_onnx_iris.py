@@ -36,14 +36,12 @@ def test_converting_makes_the_committed_artifact(tmp_path: Path) -> None:
 
 def test_it_answers_as_its_readme_says_and_as_the_estimator() -> None:
     readme = (EXAMPLE / "README.md").read_text()
-    started = re.search(
-        r"^python -m (onnxserver --model_dir (\S+) --model_name iris)$", readme, re.M
-    )
+    started = re.search(r"^python -m onnxserver --model_dir (\S+) --model_name iris$", readme, re.M)
     commands = re.findall(r"^curl localhost:8080(\S+)(?: \\\n  -d ('.+'))?$", readme, re.M)
     assert started is not None
     rows = load_iris().data
     estimator = joblib.load(ESTIMATOR)
-    arguments = ("--model_dir", str(EXAMPLES.parent / started[2]), "--model_name", "iris")
+    arguments = ("--model_dir", str(EXAMPLES.parent / started[1]), "--model_name", "iris")
 
     with ServerProcess("onnxserver", *arguments) as server:
         answers = [

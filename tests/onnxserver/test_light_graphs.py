@@ -11,7 +11,7 @@ import tritonclient.http as triton
 from onnx import numpy_helper
 from onnx.backend.test.loader import load_model_tests
 from onnx.backend.test.runner import Runner
-from tests.onnxserver.graphs import own_session
+from tests.onnxserver.graphs import own_session, uncovered
 
 from kserve.testing import ServerProcess
 
@@ -29,7 +29,7 @@ def test_every_net_answers_as_recorded_and_as_in_process(tmp_path: Path) -> None
         shutil.copy(LIGHT / case.url, tmp_path / name / "model.onnx")
     arguments = ("--model_dir", str(tmp_path), "--intra_op_threads", "1")
 
-    with ServerProcess("onnxserver", *arguments) as server:
+    with ServerProcess("onnxserver", *arguments, env=uncovered()) as server:
         client = triton.InferenceServerClient(f"127.0.0.1:{server.port}", network_timeout=60)
         answered = {name: ask(client, name, case) for name, case in CASES.items()}
         client.close()

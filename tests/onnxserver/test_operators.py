@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.backend.test.loader import load_model_tests
 from onnx.backend.test.runner import Runner
-from tests.onnxserver.graphs import own_session
+from tests.onnxserver.graphs import own_session, uncovered
 from tritonclient.utils import np_to_triton_dtype
 
 from kserve.testing import ServerProcess
@@ -162,7 +162,7 @@ def server(
         (folder / case.name).symlink_to(case.model_dir)
     # They would take hundreds of threads otherwise, and one thread gives the same bits each time.
     arguments = ("--model_dir", str(folder), "--intra_op_threads", "1")
-    with ServerProcess("onnxserver", *arguments, "--listen_early") as process:
+    with ServerProcess("onnxserver", *arguments, "--listen_early", env=uncovered()) as process:
         while process.request("GET", "/v2/health/ready").status != 200:
             time.sleep(0.1)
         yield process
