@@ -17,6 +17,7 @@ def test_flags_become_settings() -> None:
     args = parsed(
         *("--providers", "CUDA", "CPU", "--intra_op_threads", "4", "--inter_op_threads", "2"),
         *("--optimization_level", "basic", "--optimized_model_path", "out.onnx"),
+        *("--outputs", "a", "b"),
         *("--session_config", "session.a=1", "--session_config", "session.b=2"),
     )
 
@@ -26,6 +27,7 @@ def test_flags_become_settings() -> None:
         inter_op_threads=2,
         optimization_level="basic",
         config={"session.a": "1", "session.b": "2"},
+        outputs=["a", "b"],
         optimized_model_path="out.onnx",
     )
 

@@ -11,7 +11,8 @@ from kserve.logging import logger
 from kserve.model import PredictOptions, TensorModel
 from kserve.protocol.infer_type import InferRequest, InferResponse, RequestedOutput
 from kserve.signature import Tensors
-from onnxserver.model_file import read_model_file
+from onnxserver.cutting import cut
+from onnxserver.model_file import read_model, read_model_file
 from onnxserver.settings import SessionSettings, add_arguments, from_args
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ class ONNXModel(TensorModel):
         Raises:
             ModelMissingError: The directory holds no artifact.
             ModelLoadError: It holds several and none is `model.onnx`; the artifact cannot be
-                loaded; or the protocol has no datatype for an input, or for any output.
+                loaded, or lacks an output that is to be served; or the protocol has no datatype
+                for an input, or for any output.
         """
         # They import ONNX Runtime, which whoever asks for the help can do without.
         from onnxserver.graph import Graph
@@ -66,9 +68,11 @@ class ONNXModel(TensorModel):
 
         assert self.model_dir is not None
         path = find_artifact(self.model_dir, self.artifact_suffixes, self.preferred_artifact)
-        file = read_model_file(path)
+        outputs = self._settings.outputs
+        data = cut(path.read_bytes(), outputs, path.name) if outputs else None
+        file = read_model_file(path) if data is None else read_model(data)
         name = "-".join(filter(None, (self.name, self.version)))
-        session = open_session(path, self._settings, file, name)
+        session = open_session(path, self._settings, file, name, data)
         graph = self._graph = Graph(session, file, path.name)
         has_rows, reason = find_rows(graph, file)
         self.signature = replace(graph.signature, has_rows=has_rows)

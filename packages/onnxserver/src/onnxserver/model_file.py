@@ -8,6 +8,7 @@ Source: onnx.proto, https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 
 import mmap
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -52,7 +53,7 @@ class ModelFile:
     class_labels: dict[str, list[int] | list[str]] = field(default_factory=dict)
 
 
-class _View:
+class MessageView:
     """A message: a part of the file."""
 
     __slots__ = ("data", "end", "start")
@@ -62,34 +63,46 @@ class _View:
         self.start = start
         self.end = end
 
-    def fields(self) -> Iterator[tuple[int, "int | _View"]]:
+    def fields(self) -> Iterator[tuple[int, "int | MessageView"]]:
         """Give the number of each field, and its number or content.
+
+        Raises:
+            IndexError, ValueError: It is no such message.
+        """
+        for number, value, _ in self.spans():
+            yield number, value
+
+    def spans(self) -> Iterator[tuple[int, "int | MessageView", slice]]:
+        """Give the same, and where each field lies; a floating-point number reads as 0.
 
         Raises:
             IndexError, ValueError: It is no such message.
         """
         data, position = self.data, self.start
         while position < self.end:
+            start = position
+            value: int | MessageView = 0
             tag, position = decode_varint(data, position)  # type: ignore[arg-type]
             wire_type = tag & 7
             if wire_type == _LENGTH_DELIMITED:
                 length, position = decode_varint(data, position)  # type: ignore[arg-type]
-                if position + length > self.end:
-                    raise ValueError("a field that ends behind its message")
-                yield tag >> 3, _View(data, position, position + length)
+                value = MessageView(data, position, position + length)
                 position += length
             elif wire_type == _VARINT:
                 value, position = decode_varint(data, position)  # type: ignore[arg-type]
-                yield tag >> 3, value - (1 << 64) if value & _SIGN else value
+                value -= (1 << 64) if value & _SIGN else 0
             elif wire_type in (_I64, _I32):
                 position += 8 if wire_type == _I64 else 4
             else:
                 raise ValueError(f"wire type {wire_type}")
+            if position > self.end:
+                raise ValueError("a field that ends behind its message")
+            yield tag >> 3, value, slice(start, position)
 
-    def messages(self, number: int) -> Iterator["_View"]:
+    def messages(self, number: int) -> Iterator["MessageView"]:
         """Give the contents of every field of a number."""
         for found, value in self.fields():
-            if found == number and isinstance(value, _View):
+            if found == number and isinstance(value, MessageView):
                 yield value
 
     def text(self, number: int) -> str:
@@ -102,7 +115,7 @@ class _View:
         for found, value in self.fields():
             if found != number:
                 continue
-            if isinstance(value, _View):
+            if isinstance(value, MessageView):
                 values += value.packed()
             else:
                 values.append(value)
@@ -125,18 +138,22 @@ def read_model_file(path: Path) -> ModelFile:
     Raises:
         OSError: The file cannot be read.
     """
-    found = ModelFile()
     if not path.stat().st_size:
-        return found
+        return ModelFile()
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        try:
-            _read_model(_View(data, 0, len(data)), found)
-        except (IndexError, ValueError):
-            pass  # The session says what is wrong with it.
+        return read_model(data)
+
+
+def read_model(data: mmap.mmap | bytes) -> ModelFile:
+    """Read what the bytes of a file tell; as `read_model_file`."""
+    found = ModelFile()
+    # Of damaged ones the session says what is wrong with them.
+    with suppress(IndexError, ValueError):
+        _read_model(MessageView(data, 0, len(data)), found)
     return found
 
 
-def _read_model(model: _View, found: ModelFile) -> None:
+def _read_model(model: MessageView, found: ModelFile) -> None:
     for opset in model.messages(_MODEL_OPSET_IMPORT):
         domain = opset.text(_OPSET_DOMAIN)
         found.opsets["" if domain == "ai.onnx" else domain] = sum(opset.integers(_OPSET_VERSION))
@@ -146,9 +163,9 @@ def _read_model(model: _View, found: ModelFile) -> None:
         _read_graph(graph, found)
 
 
-def _read_graph(graph: _View, found: ModelFile) -> None:
+def _read_graph(graph: MessageView, found: ModelFile) -> None:
     for number, value in graph.fields():
-        if not isinstance(value, _View):
+        if not isinstance(value, MessageView):
             continue
         if number == _GRAPH_NODE:
             _read_node(value, found)
@@ -160,7 +177,7 @@ def _read_graph(graph: _View, found: ModelFile) -> None:
                 found.has_dynamic_inputs = True
 
 
-def _shape(value: _View) -> list[int | None] | None:
+def _shape(value: MessageView) -> list[int | None] | None:
     """Give the shape of a tensor, None for each axis of any length; None where there is none."""
     for kind in value.messages(_VALUE_TYPE):
         for optional in kind.messages(_TYPE_OPTIONAL):
@@ -172,11 +189,11 @@ def _shape(value: _View) -> list[int | None] | None:
     return []
 
 
-def _length(dim: _View) -> int | None:
+def _length(dim: MessageView) -> int | None:
     return next((value for value in dim.integers(_DIM_VALUE) if value >= 0), None)
 
 
-def _read_node(node: _View, found: ModelFile) -> None:
+def _read_node(node: MessageView, found: ModelFile) -> None:
     op_type = node.text(_NODE_OP_TYPE)
     found.op_types.add(op_type)
     if op_type != "ZipMap":

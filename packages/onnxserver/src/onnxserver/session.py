@@ -23,6 +23,9 @@ _DEFAULT_CONFIG: Final = {
     "session.inter_op.allow_spinning": "0",
 }
 
+# Where external data lies of a model that does not come from a file.
+_EXTERNAL_DATA: Final = "session.model_external_initializers_file_folder_path"
+
 # Of ONNX Runtime: 2 is warnings, 4 fatal errors. What fails is raised, and need not be logged too.
 _WARNING, _FATAL = 2, 4
 
@@ -43,7 +46,11 @@ _OF_INPUTS: Final = ("InvalidArgument", "Fail", "RuntimeException")
 
 
 def open_session(
-    path: Path, settings: SessionSettings, file: ModelFile, name: str
+    path: Path,
+    settings: SessionSettings,
+    file: ModelFile,
+    name: str,
+    data: bytes | None = None,
 ) -> ort.InferenceSession:
     """Load a model.
 
@@ -52,6 +59,7 @@ def open_session(
         settings: How.
         file: What was read of the file.
         name: What the optimised graph is called in a directory of several.
+        data: What is loaded in place of the file.
 
     Raises:
         ModelLoadError: A provider is not there; the file is damaged, no ONNX, or needs an operator,
@@ -61,7 +69,10 @@ def open_session(
     providers = _known_providers(settings.providers)
     options = _options(path, settings, file, name)
     try:
-        session = ort.InferenceSession(path, options, providers=providers, enable_fallback=0)
+        if data is not None:
+            options.add_session_config_entry(_EXTERNAL_DATA, str(path.parent))
+        source = path if data is None else data
+        session = ort.InferenceSession(source, options, providers=providers, enable_fallback=0)
     except Exception as error:  # the boundary: ONNX Runtime's errors have no common class
         raise ModelLoadError(_explain(path, error, file)) from error
     missing = [each for each in providers if each not in session.get_providers()]

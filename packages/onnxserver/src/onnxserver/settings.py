@@ -30,6 +30,7 @@ class SessionSettings:
         inter_op_threads: Operators of one call that may run at the same time, 1 or more.
         optimization_level: `disable`, `basic`, `extended` or `all`.
         config: Further entries of the session's configuration.
+        outputs: The outputs to compute; none means all.
         optimized_model_path: Where the optimised graph is written: a file, or a directory for files
             named as the models.
     """
@@ -39,6 +40,7 @@ class SessionSettings:
     inter_op_threads: int = 1
     optimization_level: str = "all"
     config: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    outputs: Sequence[str] = ()
     optimized_model_path: str | None = None
 
 
@@ -79,6 +81,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " may be given several times",
     )
     add(
+        "--outputs",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="the outputs of the graph that are served; what others need is not computed (all)",
+    )
+    add(
         "--optimized_model_path",
         metavar="PATH",
         help="file that the optimised graph is written to, or directory for one of each model",
@@ -93,6 +102,7 @@ def from_args(args: argparse.Namespace) -> SessionSettings:
         inter_op_threads=args.inter_op_threads,
         optimization_level=args.optimization_level,
         config=dict(args.session_config),
+        outputs=args.outputs,
         optimized_model_path=args.optimized_model_path,
     )
 
