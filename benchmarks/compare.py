@@ -1,10 +1,12 @@
-"""Compares our scikit-learn server with one on KServe's SDK; `benchmarks/compare` sets it up."""
+"""Compares our servers with those on KServe's SDK; `benchmarks/compare` sets it up."""
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +19,8 @@ from benchmarks import payloads
 from benchmarks.artifacts import Artifact, train
 from benchmarks.closed_loop import INFER, LARGE_MESSAGES, Load, Result, run_grpc, run_http
 from benchmarks.http_answers import ask_once
-from benchmarks.processes import Server, sklearnserver, split_cpus, stay_on
+from benchmarks.in_process import run_in_loop
+from benchmarks.processes import Server, our_server, split_cpus, stay_on
 from benchmarks.results import (
     Row,
     commit,
@@ -32,6 +35,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
 OURS: Final = "ours"
 PEER: Final = "kserve 0.21.0"
+IN_PROCESS: Final = "in process"
 FLOOR: Final = "floor"
 _FOLDER: Final = Path(__file__).resolve().parent
 _PROBE_TIMEOUT_S: Final = 60
@@ -48,7 +52,10 @@ class Case:
         n_rows: How many rows a request has.
         dtype: numpy's name for the datatype that they are sent in.
         is_grpc: Whether it goes over gRPC.
-        wanted: How many times the peer's rate ours shall be.
+        wanted: How many times the peer's rate ours shall be; None where nothing is said.
+        server: The package of our server.
+        has_peer: KServe's SDK has such a server; otherwise ours is compared with a loop around the
+            model in one process.
     """
 
     title: str
@@ -57,7 +64,9 @@ class Case:
     n_rows: int
     dtype: str
     is_grpc: bool
-    wanted: float
+    wanted: float | None
+    server: str = "sklearnserver"
+    has_peer: bool = True
 
 
 def _v2_json(model: str, rows: NDArray[Any]) -> bytes:
@@ -81,6 +90,14 @@ CASES: Final = {
         "linear 1000x100 FP32, V2 binary", "linear", _v2_binary, 1000, "float32", False, 40
     ),
     "grpc": Case("linear 1000x100 FP32, gRPC raw", "linear", _grpc_raw, 1000, "float32", True, 3),
+    "onnx": Case(
+        "ONNX net 1x100 FP32, V2 binary",
+        *("net", _v2_binary, 1, "float32", False, None, "onnxserver", False),
+    ),
+    "onnx-wide": Case(
+        "ONNX net of 1.2 million weights 1x100 FP32, V2 binary",
+        *("wide-net", _v2_binary, 1, "float32", False, None, "onnxserver", False),
+    ),
 }
 
 
@@ -126,6 +143,7 @@ class Comparison:
         self._settings = settings
         rows = artifact.rows(case.n_rows, case.dtype)
         self._request = case.encode(artifact.name, rows)
+        self._rows = rows
         self._expected = artifact.estimator.predict(rows)
         self._fragment = _fragment(self._expected, is_json=case.encode is _v2_json)
 
@@ -136,7 +154,8 @@ class Comparison:
             WrongAnswer: A server answers something else than the estimator.
             RuntimeError: A server did not start.
         """
-        makers = [self._ours] if self._settings.peer is None else [self._ours, self._theirs]
+        has_peer = self._settings.peer is not None and self._case.has_peer
+        makers = [self._ours, self._theirs] if has_peer else [self._ours]
         answer = b""
         runs: list[list[Result]] = [[] for _ in makers]
         for _ in range(self._settings.n_repeats):
@@ -146,6 +165,8 @@ class Comparison:
                     results.append(self._measure(server))
         title = self._case.title
         theirs = [Row(title, PEER, results) for results in runs[1:]]
+        if not self._case.has_peer:
+            theirs = [Row(title, IN_PROCESS, self._measure_in_process())]
         ratio = _ratio(Row(title, OURS, runs[0]).rate, theirs)
         yield Row(title, OURS, runs[0], ratio, self._case.wanted)
         yield from theirs
@@ -153,8 +174,10 @@ class Comparison:
 
     def _ours(self) -> Server:
         name = self._artifact.name
-        command = sklearnserver(
-            self._artifact.directory, "--model_name", name, *self._settings.flags
+        command = our_server(
+            self._case.server,
+            self._artifact.directory,
+            *("--model_name", name, *self._settings.flags),
         )
         return Server(OURS, command, self._ready_path(), self._settings.server_cpu)
 
@@ -199,6 +222,19 @@ class Comparison:
                 f"{server.log_tail()}"
             )
         return result
+
+    def _measure_in_process(self) -> list[Result]:
+        """Call the model in a loop here, on the server's CPU."""
+        settings, predict = self._settings, partial(self._artifact.estimator.predict, self._rows)
+        cpus = os.sched_getaffinity(0)
+        stay_on(settings.server_cpu)
+        try:
+            return [
+                run_in_loop(predict, settings.warm_up_s, settings.duration_s)
+                for _ in range(settings.n_repeats)
+            ]
+        finally:
+            os.sched_setaffinity(0, cpus)
 
     def _measure_floor(self, answer: bytes) -> Result:
         with tempfile.NamedTemporaryFile() as file:

@@ -16,8 +16,9 @@ import orjson
 
 from benchmarks.closed_loop import Result
 
-OUR_PACKAGES: Final = ("scikit-learn", "numpy", "uvicorn", "uvloop", "grpcio")
-PEER_PACKAGES: Final = ("kserve", *OUR_PACKAGES, "fastapi")
+_SHARED_PACKAGES: Final = ("scikit-learn", "numpy", "uvicorn", "uvloop", "grpcio")
+OUR_PACKAGES: Final = ("onnxruntime", *_SHARED_PACKAGES)
+PEER_PACKAGES: Final = ("kserve", *_SHARED_PACKAGES, "fastapi")
 _COLUMNS: Final = (
     *("case", "server", "requests/s", "lowest to highest", "p50 ms", "p99 ms", "failed"),
     *("server CPU", "requests/CPU s", "load CPU", "ratio", "wanted"),
@@ -76,7 +77,8 @@ def page(rows: Iterable[Row], notes: Sequence[str]) -> str:
         "# Results\n\nWritten by `benchmarks/compare`; run it for those of your machine.\n\n"
         "One server at a time has one CPU, the load generator another. A request counts if its\n"
         "answer was right. Rates, p50, p99 and CPU are medians over the runs. `ratio` is the rate\n"
-        "over that of KServe's SDK. `floor` is bare uvicorn, or bare `grpc.aio`, and always gives\n"
+        "over that of KServe's SDK; or over that of `in process`, the model called in a loop\n"
+        "without a server. `floor` is bare uvicorn, or bare `grpc.aio`, and always gives\n"
         "the answer of ours: what the load generator can ask at least. A load CPU near 1.00 would\n"
         "say that the load generator was the limit. Where the machine did other things too,\n"
         f"requests for each second of the server's CPU still compare.\n\n{table(rows)}\n{listed}"

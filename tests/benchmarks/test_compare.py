@@ -22,7 +22,8 @@ class Liar:
 def test_compares_what_is_there_and_writes_the_page(tmp_path: Path) -> None:
     output = tmp_path / "page.md"
     command = [
-        *(sys.executable, "-m", "benchmarks.compare", "--quick", "--cases", "svc", "grpc"),
+        *(sys.executable, "-m", "benchmarks.compare", "--quick"),
+        *("--cases", "svc", "grpc", "onnx"),
         *("--without_peer", "no index here", "--output", str(output)),
     ]
 
@@ -36,6 +37,9 @@ def test_compares_what_is_there_and_writes_the_page(tmp_path: Path) -> None:
         [CASES["svc"].title, "floor"],
         [CASES["grpc"].title, "ours"],
         [CASES["grpc"].title, "floor"],
+        [CASES["onnx"].title, "ours"],
+        [CASES["onnx"].title, "in process"],
+        [CASES["onnx"].title, "floor"],
     ]
     assert all(row[6] == "0" for row in rows if row[2:] and row[2][:1].isdigit())
     assert "- kserve 0.21.0 was left out: no index here\n" in page

@@ -109,6 +109,30 @@ def _sklearn_iris(folder: Path, *flags: str) -> ServerProcess:
     return ServerProcess("sklearnserver", *arguments)
 
 
+def _onnx_iris(folder: Path, *flags: str) -> ServerProcess:
+    """Serve the nearest of three flowers: the largest of 2 * x.c - c.c is that of the nearest c."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    flowers = np.array(_IRIS_ROWS, np.float32)
+    constants = {"c": 2 * flowers.T, "cc": (flowers * flowers).sum(axis=1)}
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "c"], ["xc"]),
+            helper.make_node("Sub", ["xc", "cc"], ["closeness"]),
+            helper.make_node("ArgMax", ["closeness"], ["species"], axis=1, keepdims=0),
+        ],
+        "nearest",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("species", TensorProto.INT64, ["batch"])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    arguments = ("--model_dir", str(folder), "--model_name", "iris", *flags)
+    return ServerProcess("onnxserver", *arguments)
+
+
 # Rows 0, 50 and 100 of the data that scikit-learn carries: one of each class.
 _IRIS_ROWS = [[5.1, 3.5, 1.4, 0.2], [7.0, 3.2, 4.7, 1.4], [6.3, 3.3, 6.0, 2.5]]
 _IRIS_FEATURES = (
@@ -203,6 +227,34 @@ SERVERS = (
                 {"name": name, "datatype": "FP64", "shape": [-1]} for name in _IRIS_FEATURES
             ],
             "outputs": [{"name": "output-0", "datatype": "INT64", "shape": [-1]}],
+        },
+    ),
+    Server(
+        name="onnxserver",
+        start=_onnx_iris,
+        batches=True,
+        imports=("onnx", "onnxruntime", "onnxserver"),
+        model_name="iris",
+        v1_request={"instances": _IRIS_ROWS},
+        v1_response={"predictions": [0, 1, 2]},
+        v2_request={
+            "inputs": [{"name": "x", "shape": [3, 4], "datatype": "FP32", "data": _IRIS_ROWS}]
+        },
+        v2_outputs=[
+            {
+                "name": "species",
+                "shape": [3],
+                "datatype": "INT64",
+                "parameters": None,
+                "data": [0, 1, 2],
+            }
+        ],
+        metadata={
+            "name": "iris",
+            "versions": None,
+            "platform": "onnxruntime_onnx",
+            "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}],
+            "outputs": [{"name": "species", "datatype": "INT64", "shape": [-1]}],
         },
     ),
 )

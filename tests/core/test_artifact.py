@@ -131,3 +131,22 @@ def test_lists_visible_sub_directories_in_order(tmp_path: Path) -> None:
     fill(tmp_path, "b/", "a/", "..data/", "file")
 
     assert list_model_directories(str(tmp_path)) == ["a", "b"]
+
+
+def test_of_several_artifacts_the_preferred_one_is_found(tmp_path: Path) -> None:
+    fill(tmp_path, "encoder.pkl", "model.pkl")
+
+    assert find_artifact(tmp_path, SUFFIXES, "model.pkl") == tmp_path / "model.pkl"
+    with pytest.raises(ModelLoadError) as caught:
+        find_artifact(tmp_path, SUFFIXES, "main.pkl")
+
+    assert str(caught.value) == (
+        f"{tmp_path}: More than one model file is detected, expected exactly one of "
+        "*.joblib, *.pkl, or one named main.pkl; found encoder.pkl, model.pkl"
+    )
+
+
+def test_the_only_artifact_need_not_be_the_preferred_one(tmp_path: Path) -> None:
+    fill(tmp_path, "encoder.pkl")
+
+    assert find_artifact(tmp_path, SUFFIXES, "model.pkl") == tmp_path / "encoder.pkl"

@@ -28,7 +28,7 @@ DEFAULTS = {
     "grpc_keepalive_timeout_s": 20,
     "grpc_min_ping_interval_s": 10,
     "workers": 1,
-    "max_concurrent_predicts": 1,
+    "max_concurrent_predicts": None,
     "max_inflight_requests": 1024,
     "max_batch_size": 512,
     "max_batch_delay_ms": 0.0,

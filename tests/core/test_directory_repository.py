@@ -421,3 +421,17 @@ async def test_a_single_model_that_became_many_is_no_change(tmp_path: Path) -> N
         repository.find_changed()
 
     assert str(caught.value) == f"{tmp_path}: no model file, and no versions of one"
+
+
+async def test_a_preferred_artifact_may_have_others_beside_it(tmp_path: Path) -> None:
+    class Preferring(Number):
+        preferred_artifact = "m.num"
+
+    for directory in (tmp_path, tmp_path / "1", tmp_path / "2"):
+        write(directory, 7)
+        (directory / "part.num").touch()
+    repository = DirectoryRepository(Preferring, str(tmp_path))
+
+    assert await repository.load_at_start() == ["model"]
+    assert numbers(repository, "model") == {"": 7}
+    assert repository.find_changed() == {}

@@ -75,6 +75,7 @@ def _serve(
         lambda name, model_dir: model_class.from_args(name, model_dir, args),
         args.model_dir,
         suffixes=model_class.artifact_suffixes,
+        preferred=model_class.preferred_artifact,
         model_name=config.model_name,
         max_versions=args.max_versions,
     )

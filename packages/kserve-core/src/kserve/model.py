@@ -54,6 +54,8 @@ class BaseKServeModel:
         engine: True where `start_engine()` has to run beside the server.
         batching: Requests that wait together run together, in one call of `predict`.
         max_batch_size: Rows of a batch, if fewer than the server's limit.
+        max_concurrent_predicts: Plain handlers that may run at the same time where the server is
+            not told; None is 1. A model sets it by the end of its load.
     """
 
     version: str | None = None
@@ -61,6 +63,7 @@ class BaseKServeModel:
     engine: Any = False
     batching: bool = False
     max_batch_size: int | None = None
+    max_concurrent_predicts: int | None = None
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -122,7 +125,8 @@ class Model(InferenceModel):
 
     A handler may be a plain function, a coroutine function, a generator or an async generator, and
     may take fewer arguments than shown here. Plain ones run on a thread of the model's own, one
-    call at a time unless `--max_concurrent_predicts` says otherwise; async ones on the event loop.
+    call at a time unless `--max_concurrent_predicts`, or the attribute of this name, says
+    otherwise; async ones on the event loop.
     A V1 payload is a dict of lists, a V2 payload an `InferRequest`. Which form a handler has is
     looked up once, when the model is registered.
 
@@ -255,6 +259,7 @@ class TensorModel(Model):
     Attributes:
         platform: The framework, for the metadata.
         artifact_suffixes: The suffixes of the files that `load` takes, lower-case, with dots.
+        preferred_artifact: The name of the one that `load` takes where there are several.
         versions: The versions that a model without numbered directories answers for itself.
         signature: What the model takes and gives.
         model_dir: The directory of the artifact; a `warmup.json` there is sent after the load.
@@ -263,6 +268,7 @@ class TensorModel(Model):
     batching = True
     platform: ClassVar[str] = ""
     artifact_suffixes: ClassVar[tuple[str, ...]] = ()
+    preferred_artifact: ClassVar[str] = ""
 
     def __init__(self, name: str, model_dir: str | None = None) -> None:
         super().__init__(name)
@@ -300,7 +306,7 @@ class TensorModel(Model):
         return None
 
     def get_input_types(self) -> list[dict[str, Any]]:
-        """Give the metadata of the signature's inputs."""
+        """Give the metadata of the signature's inputs; of those that must be given."""
         return [spec.metadata() for spec in self.signature.inputs]
 
     def get_output_types(self) -> list[dict[str, Any]]:
@@ -369,6 +375,7 @@ class TensorModel(Model):
             v1_json.encode(payload).body,
             self.name,
             self.signature.inputs,
+            optional_inputs=self.signature.optional_inputs,
             is_table=self.signature.is_table,
         )
         return v1_json.decode(v1_json.encode_response(self.infer(request)).body)

@@ -67,7 +67,8 @@ class TensorBatches:
             inputs.append((name, _kind(array), array.shape[1:]))
         n_rows = _n_rows(tensors)
         key = None
-        if self._has_rows and n_rows > 0:
+        is_plain = not signature.optional_inputs or len(tensors) <= len(signature.inputs)
+        if self._has_rows and is_plain and n_rows > 0:
             key = (tuple(inputs), options.outputs, _parameters_key(options))
         return TensorCall(tensors, options, key, n_rows or 1, size or 1, is_large)
 
@@ -97,7 +98,7 @@ class TensorBatches:
 def has_rows(signature: Signature) -> bool:
     """Say whether axis 0 of everything that a model takes and gives is the rows."""
     specs = (*signature.inputs, *signature.outputs, *signature.optional_outputs)
-    is_known = bool(signature.inputs and signature.outputs)
+    is_known = bool(signature.has_rows and signature.inputs and signature.outputs)
     return is_known and all(spec.shape[:1] == (-1,) for spec in specs)
 
 

@@ -102,7 +102,11 @@ def _decode_event(endpoint: Endpoint, event: CloudEvent) -> Any:
 def _decode_tensors(endpoint: Endpoint, body: bytes) -> InferRequest:
     signature = endpoint.signature
     return v1_json.decode_tensors(
-        body, endpoint.name, signature.inputs, is_table=signature.is_table
+        body,
+        endpoint.name,
+        signature.inputs,
+        optional_inputs=signature.optional_inputs,
+        is_table=signature.is_table,
     )
 
 
