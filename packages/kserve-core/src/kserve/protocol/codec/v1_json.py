@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kserve.errors import InferenceError, InvalidInput
 from kserve.listing import listing, quoted
-from kserve.protocol.codec import encoded_json, number_blocks, outputs
+from kserve.protocol.codec import encoded_json, frames, number_blocks, outputs
 from kserve.protocol.codec.dtypes import NUMPY_DTYPES, from_np_dtype
 from kserve.protocol.codec.encoded_json import EncodedJson, Writer
 from kserve.protocol.codec.json_body import parse, read_parameters
@@ -66,7 +66,7 @@ def decode_tensors(
       else "input-0".
     - The same with several inputs and as many values in each row: a tensor for each, by position.
     - `{"instances": [{"a": 1, "b": "x"}]}` and `{"inputs": {"a": [1], "b": ["x"]}}`: a tensor for
-      each name.
+      each name; so are the forms of `frames`.
 
     `inputs` wins over `instances` where both are there, and may hold rows too.
 
@@ -172,8 +172,9 @@ def _rows(
 ) -> list[InferInput]:
     if isinstance(rows, list) and not rows:
         return [_empty(spec) for spec in inputs] or [_tensor(_TENSOR_NAME, rows, None)]
-    if isinstance(rows, list) and type(rows[0]) is dict:
-        return _columns(_by_key(rows), inputs)
+    records = frames.as_records(rows) if isinstance(rows, list) else None
+    if records is not None:
+        return _columns(_by_key(records), inputs)
     if len(inputs) > 1:
         return _by_position(rows, inputs, is_table)
     name = inputs[0].name if inputs else _TENSOR_NAME
@@ -184,6 +185,7 @@ def _columns(columns: dict[str, Any], inputs: Sequence[InputSpec]) -> list[Infer
     specs = {spec.name: spec for spec in inputs}
     if len(inputs) == len(columns) == 1:
         specs = dict.fromkeys(columns, inputs[0])
+    columns = frames.as_columns(columns)
     for name, values in columns.items():
         if not isinstance(values, list | NumberBlock):
             raise InvalidInput(f"input {name!r}: expected a list of values")
