@@ -102,8 +102,12 @@ def encode(value: Any) -> EncodedJson:
     return encoded_json.encode(value)
 
 
-def encode_response(response: InferResponse) -> EncodedJson:
+def encode_response(response: InferResponse, key: str = "predictions") -> EncodedJson:
     """Write `{"predictions": [...]}`: rows of the only output, or an object for each row.
+
+    Args:
+        response: What the model gave.
+        key: What the rows are called.
 
     Raises:
         InferenceError: The outputs differ in their number of rows, or one has no data, or data that
@@ -117,7 +121,7 @@ def encode_response(response: InferResponse) -> EncodedJson:
         n_nulled += n_here
     rows = next(iter(columns.values())) if len(columns) == 1 else _objects(columns)
     try:
-        body = _write_rows(rows)
+        body = _write_rows(rows, key)
     except orjson.JSONEncodeError as error:
         cause = encoded_json.reason(error)
         if not isinstance(cause, UnicodeDecodeError):
@@ -142,10 +146,10 @@ def _objects(columns: dict[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
 
 
-def _write_rows(rows: Any) -> bytes:
+def _write_rows(rows: Any, key: str) -> bytes:
     if isinstance(rows, np.ndarray):
-        return orjson.dumps({"predictions": rows}, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Writer().dumps({"predictions": rows})
+        return orjson.dumps({key: rows}, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Writer().dumps({key: rows})
 
 
 def _request(
