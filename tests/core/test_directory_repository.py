@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kserve.directory_repository import DirectoryRepository
+from kserve.directory_repository import DirectoryRepository, LoadedRepository
 from kserve.errors import (
     InvalidInput,
     ModelLoadError,
@@ -421,3 +421,21 @@ async def test_a_single_model_that_became_many_is_no_change(tmp_path: Path) -> N
         repository.find_changed()
 
     assert str(caught.value) == f"{tmp_path}: no model file, and no versions of one"
+
+
+def test_a_loaded_repository_has_its_models_at_once(tmp_path: Path) -> None:
+    write(tmp_path / "one", 1)
+    write(tmp_path / "two", 2)
+
+    repository = LoadedRepository(Number, str(tmp_path))
+
+    assert (numbers(repository, "one"), numbers(repository, "two")) == ({"": 1}, {"": 2})
+
+
+def test_a_loaded_repository_may_have_no_directory_yet(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    repository = LoadedRepository(Number, str(tmp_path / "later"))
+
+    assert repository.get_models() == {}
+    assert "No model is loaded" in caplog.text
