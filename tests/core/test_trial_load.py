@@ -67,7 +67,10 @@ def test_a_trial_that_nobody_asks_for_ends_with_its_block(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("is_bare", "expected"), [(True, False), (False, True)])
 def test_a_bare_trial_has_no_packages(tmp_path: Path, is_bare: bool, expected: bool) -> None:
-    body = "from importlib.util import find_spec; raise ValueError(bool(find_spec('numpy')))"
+    body = (
+        "import logging; logging.DEBUG; from importlib.util import find_spec; "
+        "raise ValueError(bool(find_spec('numpy')))"
+    )
 
     assert f"({expected})" in outcome(trial(tmp_path, body, is_bare=is_bare))
 
@@ -89,6 +92,12 @@ def test_a_trial_ends_before_the_server_does_where_memory_runs_out(tmp_path: Pat
     assert "(1000)" in outcome(trial(tmp_path, body))
 
 
+def test_a_trial_takes_no_more_memory_than_a_model_may(tmp_path: Path) -> None:
+    assert "(MemoryError)" in outcome(trial(tmp_path, "bytearray(2 << 30)"))
+    with trial(tmp_path, "bytearray(64 << 20)") as running:
+        running.check(ADVICE)
+
+
 def test_a_trial_ends_with_its_server(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(
         "import os, time\n\ndef load(*_):\n    os.write(3, b'x')\n    time.sleep(3600)\n"
@@ -100,9 +109,10 @@ def test_a_trial_ends_with_its_server(tmp_path: Path) -> None:
         # Once the load has begun.
         "sys.stdin.read()"
     )
-    command = [sys.executable, "-I", "-S", trial_child.__file__, str(tmp_path / "script.py")]
+    script = str(tmp_path / "script.py")
+    command = [sys.executable, "-I", "-S", trial_child.__file__, script]
     server = subprocess.Popen(
-        [sys.executable, "-c", code, *command, "library", "artifact"],
+        [sys.executable, "-c", code, *command, "library", script],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

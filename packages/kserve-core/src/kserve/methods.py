@@ -7,9 +7,10 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 
-from kserve.errors import InvalidInput
+from kserve.errors import InvalidInput, ModelLoadError
 from kserve.listing import listing
 from kserve.model import PredictOptions
 from kserve.protocol.codec.dtypes import from_np_dtype
@@ -19,6 +20,10 @@ from kserve.signature import Tensors, TensorSpec
 OUTPUT_NAME: Final = "output-0"
 
 _PARAMETER: Final = "method"
+
+
+# features -> an array, axis 0 the rows
+ArrayCall = Callable[[Any], NDArray[Any]]
 
 
 def name_array(result: NDArray[Any], method: str | None) -> Tensors:
@@ -89,3 +94,72 @@ class Methods:
                 f"it has {listing(list(self.calls))}"
             )
         return method
+
+
+@dataclass(frozen=True, slots=True)
+class TriedMethods:
+    """The methods of a model that work, each of which gives one array.
+
+    Attributes:
+        methods: The methods; `output-0` is the default one's, and each has an output of its name.
+        outputs: What the model gives.
+        optional_outputs: What it gives on request.
+    """
+
+    methods: Methods
+    outputs: tuple[TensorSpec, ...]
+    optional_outputs: tuple[TensorSpec, ...]
+
+
+def try_methods(
+    calls: Mapping[str, ArrayCall],
+    features: Any,
+    default: str,
+    refusal: type[Exception],
+    owner: str,
+) -> TriedMethods:
+    """Call each method once, to find out which a model has and what they give.
+
+    Args:
+        calls: All that a model of its framework may have; features have a length.
+        features: At least two rows, which tell the axis of the rows from the others.
+        default: The method that is to answer.
+        refusal: What the framework raises for what the model cannot do, or will not take; that a
+            request is refused is the client's fault.
+        owner: What errors call the model.
+
+    Raises:
+        ModelLoadError: The model does not have the default method.
+    """
+    results: dict[str, NDArray[Any]] = {}
+    refusals: dict[str, Exception] = {}
+    for name, call in calls.items():
+        try:
+            results[name] = call(features)
+        except refusal as exc:
+            refusals[name] = exc
+    if default not in results:
+        because = f" ({refusals[default]})" if default in refusals else ""
+        has = f"; it has {listing(list(results))}" if results else ""
+        raise ModelLoadError(f"{owner}: has no method {default}{because}{has}")
+    kept = {name: _served(calls[name], array, refusal) for name, array in results.items()}
+    return TriedMethods(
+        methods=Methods(kept, default, {name: name for name in kept}),
+        outputs=(spec_of(OUTPUT_NAME, results[default]),),
+        optional_outputs=tuple(spec_of(name, array) for name, array in results.items()),
+    )
+
+
+def _served(call: ArrayCall, example: NDArray[Any], refusal: type[Exception]) -> ArrayCall:
+    # Libraries give it another shape, or fail.
+    nothing = np.empty((0, *example.shape[1:]), example.dtype)
+
+    def serve(features: Any) -> NDArray[Any]:
+        if not len(features):
+            return nothing
+        try:
+            return call(features)
+        except refusal as exc:
+            raise InvalidInput(str(exc)) from exc
+
+    return serve

@@ -1,7 +1,7 @@
 """Tables of named columns: their inputs in a signature, and what a library takes of them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ from kserve.signature import TABLE_NAME, Tensors, TensorSpec
 
 # A datatype of the protocol, and whether it is known: a guess is not enforced.
 ColumnKind = tuple[str, bool]
+
+# What a prediction begins with, before any feature counts.
+_BIAS: Final = "bias"
 
 
 def table_inputs(
@@ -72,3 +75,19 @@ def _text(value: Any, missing: float | None) -> Any:
     if isinstance(value, bytes):
         return value.decode()
     return missing if value is None else value
+
+
+def by_feature(contributions: NDArray[Any], names: Sequence[str]) -> Tensors:
+    """Name what each feature contributes to a prediction.
+
+    Args:
+        contributions: The last axis is the features, and then what the prediction begins with.
+        names: Of the features.
+
+    Returns:
+        An array for each feature, and one that is called "bias", or "bias_" beside such a feature.
+    """
+    bias = _BIAS
+    while bias in names:
+        bias += "_"
+    return {name: contributions[..., index] for index, name in enumerate([*names, bias])}

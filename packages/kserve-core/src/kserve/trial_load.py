@@ -5,6 +5,7 @@ come back. The trial costs what a bare interpreter and the library take to start
 second load; it runs beside whatever the caller does until it asks for the outcome.
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -62,7 +63,8 @@ class TrialLoad:
         timeout_s: float | None = None,
     ) -> None:
         self._artifact = artifact
-        flags = ["-I", "-S"] if is_bare else []
+        # The folder of the other side holds modules with names of the standard library's.
+        flags = ["-I", "-S"] if is_bare else ["-P"]
         self._command = [
             *(sys.executable, *flags, str(_CHILD)),
             *(str(script), str(library), str(artifact)),
@@ -80,6 +82,8 @@ class TrialLoad:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
+                # The stacks of more threads would count as memory that it takes.
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
         except OSError as exc:
             logger.warning(
