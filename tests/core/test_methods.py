@@ -3,8 +3,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kserve.errors import InvalidInput
-from kserve.methods import Methods, spec_of
+from kserve.errors import InvalidInput, ModelLoadError
+from kserve.methods import Methods, spec_of, try_methods
 from kserve.model import PredictOptions
 from kserve.signature import TensorSpec
 
@@ -88,3 +88,66 @@ def test_an_output_is_described_by_what_it_was() -> None:
     array = np.zeros((2, 3), np.float32)
 
     assert spec_of("margin", array) == TensorSpec("margin", "FP32", (-1, 3))
+
+
+class Refused(Exception):
+    pass
+
+
+def double(features: Any) -> Any:
+    if np.isinf(features).any():
+        raise Refused("no infinities")
+    return np.repeat(features, 2, axis=1).astype(np.float32)
+
+
+def refuse(features: Any) -> Any:
+    raise Refused("no such thing")
+
+
+CALLS = {"predict": lambda features: features[:, 0], "double": double, "none": refuse}
+ROWS = np.array([[1.0, 2.0], [3.0, 4.0]])
+
+
+def test_the_methods_that_work_are_those_of_the_model() -> None:
+    tried = try_methods(CALLS, ROWS, "double", Refused, "m")
+
+    assert tried.outputs == (TensorSpec("output-0", "FP32", (-1, 4)),)
+    assert tried.optional_outputs == (
+        TensorSpec("predict", "FP64", (-1,)),
+        TensorSpec("double", "FP32", (-1, 4)),
+    )
+    answer = tried.methods.predict(ROWS, PredictOptions({}, ("predict", "output-0")))
+    assert {name: array.tolist() for name, array in answer.items()} == {
+        "predict": [1.0, 3.0],
+        "output-0": [[1.0, 1.0, 2.0, 2.0], [3.0, 3.0, 4.0, 4.0]],
+    }
+
+
+def test_no_rows_are_answered_with_none() -> None:
+    tried = try_methods(CALLS, ROWS, "double", Refused, "m")
+
+    answer = tried.methods.predict(ROWS[:0], PredictOptions())["output-0"]
+
+    assert (answer.shape, answer.dtype) == ((0, 4), np.float32)
+
+
+def test_what_a_framework_refuses_is_the_clients() -> None:
+    tried = try_methods(CALLS, ROWS, "double", Refused, "m")
+
+    with pytest.raises(InvalidInput, match="^no infinities$"):
+        tried.methods.predict(ROWS * np.inf, PredictOptions())
+
+
+@pytest.mark.parametrize(
+    ("calls", "method", "reason"),
+    [
+        (CALLS, "fit", "m: has no method fit; it has predict, double"),
+        (CALLS, "none", "m: has no method none (no such thing); it has predict, double"),
+        ({"none": refuse}, "none", "m: has no method none (no such thing)"),
+    ],
+)
+def test_a_default_method_has_to_work(calls: Any, method: str, reason: str) -> None:
+    with pytest.raises(ModelLoadError) as caught:
+        try_methods(calls, ROWS, method, Refused, "m")
+
+    assert str(caught.value) == reason

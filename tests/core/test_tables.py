@@ -5,7 +5,7 @@ import pytest
 
 from kserve.errors import InvalidInput
 from kserve.signature import TensorSpec
-from kserve.tables import as_matrix, column_names, decode_texts, table_inputs
+from kserve.tables import as_matrix, by_feature, column_names, decode_texts, table_inputs
 
 NUMBER = ("FP64", True)
 GUESS = ("BYTES", False)
@@ -69,3 +69,19 @@ def test_plain_texts_are_not_copied() -> None:
 def test_what_is_not_utf_8_is_named() -> None:
     with pytest.raises(InvalidInput, match="^input 'a': expected UTF-8 text, got 'utf-8' codec"):
         decode_texts(np.array([b"\xff"], dtype=object), "a", None)
+
+
+@pytest.mark.parametrize(
+    ("names", "bias"),
+    [(["a", "b"], "bias"), (["a", "bias"], "bias_"), (["bias_", "bias"], "bias__")],
+)
+def test_contributions_are_named_by_feature(names: list[str], bias: str) -> None:
+    contributions = np.arange(12.0).reshape(2, 2, 3)
+
+    named = by_feature(contributions, names)
+
+    assert {name: array.tolist() for name, array in named.items()} == {
+        names[0]: [[0, 3], [6, 9]],
+        names[1]: [[1, 4], [7, 10]],
+        bias: [[2, 5], [8, 11]],
+    }
