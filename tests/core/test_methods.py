@@ -128,7 +128,7 @@ def test_no_rows_are_answered_with_none() -> None:
 
     answer = tried.methods.predict(ROWS[:0], PredictOptions())["output-0"]
 
-    assert (answer.shape, answer.dtype) == ((0, 4), np.float32)
+    assert (answer.shape, answer.dtype.name) == ((0, 4), "float32")
 
 
 def test_what_a_framework_refuses_is_the_clients() -> None:

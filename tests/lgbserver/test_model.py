@@ -13,6 +13,7 @@ from kserve import InferInput, InferRequest, RequestedOutput
 from kserve.errors import InvalidInput, ModelLoadError, ModelMissingError
 from kserve.model import PredictOptions
 from kserve.protocol.codec.dtypes import from_np_dtype
+from kserve.testing import v1_tables
 from lgbserver import LightGBMModel, LightGBMModelRepository
 from lgbserver.iterations import Iterations
 
@@ -90,34 +91,10 @@ def test_a_booster_that_knows_its_best_iteration_uses_it(features: Features) -> 
 
 # Rows without a missing value; LightGBM puts an underline for a blank.
 ROWS = {"age": [0.5, -1.0], "height": [1.5, 2.0], "bias": [0.25, -0.5], "x_y": [3.0, -4.0]}
-RECORDS = [dict(zip(ROWS, row, strict=True)) for row in zip(*ROWS.values(), strict=True)]
+V1_TABLES = v1_tables(ROWS)
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        pytest.param({"instances": [list(row.values()) for row in RECORDS]}, id="rows"),
-        pytest.param({"instances": RECORDS}, id="rows as objects"),
-        pytest.param(
-            {"instances": [dict(reversed(row.items())) for row in RECORDS]}, id="another order"
-        ),
-        pytest.param({"inputs": RECORDS}, id="rows as objects under inputs"),
-        pytest.param({"inputs": [[RECORDS[0]], [RECORDS[1]]]}, id="lists of objects"),
-        pytest.param({"inputs": ROWS}, id="columns"),
-        pytest.param(
-            {"inputs": {name: {"0": a, "1": b} for name, (a, b) in ROWS.items()}},
-            id="columns by label",
-        ),
-        pytest.param(
-            {"inputs": [{name: {"0": value} for name, value in row.items()} for row in RECORDS]},
-            id="a table for each row",
-        ),
-        pytest.param(
-            {"instances": [{name: [value] for name, value in row.items()} for row in RECORDS]},
-            id="lists of one value",
-        ),
-    ],
-)
+@pytest.mark.parametrize("body", V1_TABLES.values(), ids=V1_TABLES)
 def test_named_columns_come_in_every_form_of_v1(
     tmp_path: Path, booster: Trained, body: dict[str, Any]
 ) -> None:
@@ -395,7 +372,7 @@ def test_the_command_line_says_how_to_serve(monkeypatch: pytest.MonkeyPatch) -> 
     assert (
         vars(parse(*flags, "--predict_disable_shape_check")).items()
         >= {
-            "_nthread": 5,
+            "nthread": 5,
             "_method": "raw_score",
             "_iterations": Iterations(2, -1),
             "_takes_any_shape": True,
@@ -404,7 +381,7 @@ def test_the_command_line_says_how_to_serve(monkeypatch: pytest.MonkeyPatch) -> 
     assert (
         vars(parse()).items()
         >= {
-            "_nthread": 1,
+            "nthread": 1,
             "_method": "predict",
             "_iterations": Iterations(0, None),
             "_takes_any_shape": False,
@@ -434,4 +411,4 @@ def test_a_repository_loads_every_directory(tmp_path: Path, booster: Trained) ->
     models = repository.get_models()
     assert sorted(models) == ["one", "two"]
     assert all(isinstance(model, LightGBMModel) and model.ready for model in models.values())
-    assert {vars(model)["_nthread"] for model in models.values()} == {2}
+    assert {vars(model)["nthread"] for model in models.values()} == {2}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from kserve import InferInput, InferRequest, RequestedOutput
 from kserve.errors import InvalidInput, ModelLoadError, ModelMissingError
 from kserve.model import PredictOptions
+from kserve.testing import v1_tables
 from xgbserver import XGBoostModel, XGBoostModelRepository
 
 Trained = Callable[[str], Any]
@@ -80,30 +81,10 @@ def test_a_wrapper_may_be_given(features: Features, labels: dict[str, NDArray[An
 
 # Rows 3 and 4, which have no missing value.
 ROWS = {"age": [0.5, -1.0], "height": [1.5, 2.0], "bias": [0.25, -0.5], "x y": [3.0, -4.0]}
-RECORDS = [dict(zip(ROWS, row, strict=True)) for row in zip(*ROWS.values(), strict=True)]
+V1_TABLES = v1_tables(ROWS)
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        pytest.param({"instances": [list(row.values()) for row in RECORDS]}, id="rows"),
-        pytest.param({"instances": RECORDS}, id="rows as objects"),
-        pytest.param(
-            {"instances": [dict(reversed(row.items())) for row in RECORDS]}, id="another order"
-        ),
-        pytest.param({"inputs": RECORDS}, id="rows as objects under inputs"),
-        pytest.param({"inputs": [[RECORDS[0]], [RECORDS[1]]]}, id="lists of objects"),
-        pytest.param({"inputs": ROWS}, id="columns"),
-        pytest.param(
-            {"inputs": {name: {"0": a, "1": b} for name, (a, b) in ROWS.items()}},
-            id="columns by label",
-        ),
-        pytest.param(
-            {"instances": [{name: {"0": value} for name, value in row.items()} for row in RECORDS]},
-            id="a table for each row",
-        ),
-    ],
-)
+@pytest.mark.parametrize("body", V1_TABLES.values(), ids=V1_TABLES)
 def test_named_columns_come_in_every_form_of_v1(
     tmp_path: Path, booster: Trained, body: dict[str, Any]
 ) -> None:
@@ -372,7 +353,7 @@ def test_the_command_line_says_how_to_serve(monkeypatch: pytest.MonkeyPatch) -> 
     assert (
         vars(parse(*flags, "--allow_pickle")).items()
         >= {
-            "_nthread": 5,
+            "nthread": 5,
             "_method": "margin",
             "_iteration_range": "best",
             "_allow_pickle": True,
@@ -381,7 +362,7 @@ def test_the_command_line_says_how_to_serve(monkeypatch: pytest.MonkeyPatch) -> 
     assert (
         vars(parse()).items()
         >= {
-            "_nthread": 1,
+            "nthread": 1,
             "_method": None,
             "_iteration_range": None,
             "_allow_pickle": None,
@@ -429,4 +410,4 @@ def test_a_repository_loads_every_directory(tmp_path: Path, booster: Trained) ->
     models = repository.get_models()
     assert sorted(models) == ["one", "two"]
     assert all(isinstance(model, XGBoostModel) and model.ready for model in models.values())
-    assert {vars(model)["_nthread"] for model in models.values()} == {2}
+    assert {vars(model)["nthread"] for model in models.values()} == {2}

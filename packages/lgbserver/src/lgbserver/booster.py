@@ -84,7 +84,7 @@ class ServedBooster:
         columns = self._columns(tensors)
         return Rows(as_matrix(columns), iterations)
 
-    def explain(self, rows: Rows) -> Tensors:
+    def explain(self, rows: Rows, parameters: Mapping[str, Any]) -> Tensors:
         """Give the SHAP values of each feature, and "bias"; their sum is the raw score.
 
         Returns:

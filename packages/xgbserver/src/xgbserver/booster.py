@@ -1,6 +1,6 @@
 """A loaded model: the methods that can be served, and the tensors that it takes and gives."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from kserve.errors import InvalidInput, ModelLoadError
 from kserve.methods import Methods, try_methods
 from kserve.signature import Signature, Tensors
-from kserve.tables import by_feature, table_inputs
-from xgbserver.iterations import Rounds
+from kserve.tables import as_matrix, by_feature, table_inputs
+from xgbserver.iterations import PARAMETER, Rounds
 from xgbserver.trial import NO_DUMP, plain
 
 CONTRIBUTIONS: Final = "contributions"
@@ -26,6 +26,8 @@ METHODS: Final = (
     CONTRIBUTIONS,
     APPROXIMATE_CONTRIBUTIONS,
 )
+
+_EXPLANATIONS: Final = (CONTRIBUTIONS, APPROXIMATE_CONTRIBUTIONS)
 
 # XGBoost computes in it, whatever it is given.
 _DATATYPE: Final = ("FP32", True)
@@ -80,17 +82,32 @@ class ServedBooster:
         """Whether the model tells what each feature contributes."""
         return CONTRIBUTIONS in self.methods.calls
 
-    def explain(self, rows: Rows, method: str) -> Tensors:
-        """Give the SHAP values of each feature.
+    def rows(self, tensors: Tensors, parameters: Mapping[str, Any]) -> Rows:
+        """Give what methods take.
 
-        Args:
-            rows: What is explained.
-            method: One of the two kinds of contributions.
+        Raises:
+            InvalidInput: There are no such rounds.
+        """
+        iterations = self.iterations
+        if PARAMETER in parameters:
+            iterations = self.rounds.parse(parameters[PARAMETER], f"parameter {PARAMETER!r}")
+        return Rows(as_matrix(tensors), iterations)
+
+    def explain(self, rows: Rows, parameters: Mapping[str, Any]) -> Tensors:
+        """Give the SHAP values of each feature, exact or approximate as `method` says.
 
         Returns:
             By feature, and "bias": shape (n_rows,), or (n_rows, n_groups) for several classes or
             targets. Their sum is the margin.
+
+        Raises:
+            InvalidInput: The method is another one, or XGBoost refuses the values.
         """
+        method = parameters.get("method", CONTRIBUTIONS)
+        if method not in _EXPLANATIONS:
+            raise InvalidInput(
+                f"parameter 'method': expected {' or '.join(_EXPLANATIONS)}, got {method!r}"
+            )
         return by_feature(self.methods.calls[method](rows), self.feature_names)
 
 

@@ -1,34 +1,18 @@
 """The XGBoost model and the repository of several."""
 
 import argparse
-from collections.abc import Hashable
-from typing import Any, Final, Self
+from pathlib import Path
+from typing import Any, Self
 
-from kserve.artifact import find_artifact
-from kserve.config import threads
-from kserve.cpu import thread_count
+from kserve.boosters import BoosterModel
 from kserve.directory_repository import LoadedRepository
-from kserve.errors import InvalidInput
-from kserve.model import PredictOptions, TensorModel
 from kserve.model_repository import MODEL_MOUNT_DIRS
 from kserve.pickles import add_allow_pickle, is_pickle_allowed
-from kserve.signature import Tensors
-from kserve.tables import as_matrix
-from xgbserver.booster import (
-    APPROXIMATE_CONTRIBUTIONS,
-    CONTRIBUTIONS,
-    METHODS,
-    Rows,
-    ServedBooster,
-    describe,
-)
-from xgbserver.iterations import PARAMETER
+from xgbserver.booster import METHODS, ServedBooster, describe
 from xgbserver.loading import SUFFIXES, load_model
 
-_EXPLANATIONS: Final = (CONTRIBUTIONS, APPROXIMATE_CONTRIBUTIONS)
 
-
-class XGBoostModel(TensorModel):
+class XGBoostModel(BoosterModel):
     """A model of XGBoost's.
 
     Args:
@@ -61,25 +45,15 @@ class XGBoostModel(TensorModel):
         iteration_range: str | None = None,
         allow_pickle: bool | None = None,
     ) -> None:
-        super().__init__(name, model_dir)
-        self._nthread = thread_count(nthread)
-        self._given = booster
         self._method = method
         self._iteration_range = iteration_range
         self._allow_pickle = allow_pickle
-        self._served: ServedBooster | None = None
-        if booster is not None:
-            self._serve(booster, name)
+        super().__init__(name, model_dir, nthread, booster)
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         """Add `--nthread`, `--method`, `--iteration_range` and `--allow_pickle`."""
-        parser.add_argument(
-            "--nthread",
-            type=threads,
-            default=1,
-            help="threads of one prediction, -1 for as many as there are CPUs (%(default)s)",
-        )
+        super().add_arguments(parser)
         parser.add_argument(
             "--method", choices=METHODS, help="the method that answers requests (predict)"
         )
@@ -103,81 +77,20 @@ class XGBoostModel(TensorModel):
             allow_pickle=args.allow_pickle or None,
         )
 
-    def load(self) -> bool:
-        """Load the artifact and look at the model.
-
-        Raises:
-            ModelMissingError: The directory holds no artifact.
-            ModelLoadError: It holds several; the artifact cannot be loaded, or is refused; or the
-                model cannot be served.
-        """
-        if self._given is not None:
-            return self._serve(self._given, self.name)
-        assert self.model_dir is not None
-        path = find_artifact(self.model_dir, self.artifact_suffixes)
+    def read(self, path: Path) -> Any:
+        """Read a Booster, or an XGBModel that was pickled; see `load_model`."""
         allow_pickle = is_pickle_allowed(self._allow_pickle)
-        model = load_model(path, nthread=self._nthread, allow_pickle=allow_pickle)
-        return self._serve(model, str(path))
+        return load_model(path, nthread=self.nthread, allow_pickle=allow_pickle)
 
-    def cost_kind(self, options: PredictOptions) -> Hashable:
-        """Give the methods that are called: contributions cost many times a prediction."""
-        assert self._served is not None
-        return self._served.methods.cost_kind(options)
-
-    def predict_tensors(self, tensors: Tensors, options: PredictOptions) -> Tensors:
-        """Call the method, or that of the parameter `method`, and those of requested outputs.
-
-        The parameter `iteration_range` is `all`, `best` or `BEGIN:END`.
-
-        Returns:
-            "output-0", as many rows as the features have, and the requested outputs, each named as
-            its method.
-
-        Raises:
-            InvalidInput: There is no such method, or no such rounds; or XGBoost refuses the values.
-        """
-        served = self._served
-        assert served is not None
-        return served.methods.predict(self._rows(served, tensors, options), options)
-
-    def explain_tensors(self, tensors: Tensors, options: PredictOptions) -> Tensors:
-        """Give the SHAP values of each feature, and the bias; their sum is the margin.
-
-        The parameter `method` may be `approximate_contributions`.
-
-        Raises:
-            InvalidInput: The method is another one, or there are no such rounds; or XGBoost refuses
-                the values.
-        """
-        served = self._served
-        assert served is not None
-        method = options.parameters.get("method", CONTRIBUTIONS)
-        if method not in _EXPLANATIONS:
-            raise InvalidInput(
-                f"parameter 'method': expected {' or '.join(_EXPLANATIONS)}, got {method!r}"
-            )
-        return served.explain(self._rows(served, tensors, options), method)
-
-    def _serve(self, model: Any, owner: str) -> bool:
-        if hasattr(model, "set_param"):
-            model.set_param({"nthread": self._nthread})
+    def look_at(self, booster: Any, owner: str) -> ServedBooster:
+        """Set the threads, and look at the booster; see `describe`."""
+        if hasattr(booster, "set_param"):
+            booster.set_param({"nthread": self.nthread})
         else:
-            model.n_jobs = self._nthread
-        self._served = describe(
-            model, method=self._method, iteration_range=self._iteration_range, owner=owner
+            booster.n_jobs = self.nthread
+        return describe(
+            booster, method=self._method, iteration_range=self._iteration_range, owner=owner
         )
-        self.signature = self._served.signature
-        self.can_explain = self._served.can_explain
-        self.ready = True
-        return self.ready
-
-    @staticmethod
-    def _rows(served: ServedBooster, tensors: Tensors, options: PredictOptions) -> Rows:
-        iterations = served.iterations
-        if PARAMETER in options.parameters:
-            value = options.parameters[PARAMETER]
-            iterations = served.rounds.parse(value, f"parameter {PARAMETER!r}")
-        return Rows(as_matrix(tensors), iterations)
 
 
 class XGBoostModelRepository(LoadedRepository):
