@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 SEED: Final = 7
 N_FEATURES: Final = 100
+N_ROUNDS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +20,8 @@ class Artifact:
 
     Attributes:
         name: What it is served as.
-        directory: Holds `model.joblib` and nothing else.
-        estimator: The fitted estimator, which says what is a right answer.
+        directory: Holds the model's file and nothing else.
+        estimator: The fitted estimator or booster, whose `predict` says what is a right answer.
         features: Rows like those that it was trained on, (n_rows, n_features) FP64.
     """
 
@@ -34,12 +35,34 @@ class Artifact:
         return self.features[np.arange(n_rows) % len(self.features)].astype(dtype)
 
 
+@dataclass(frozen=True, slots=True)
+class Booster:
+    """A booster of XGBoost's or LightGBM's.
+
+    Attributes:
+        native: The booster itself.
+        file_name: What its file is called: KServe's own servers take `.bst` alone of LightGBM.
+        predict: Predicts for rows.
+    """
+
+    native: Any
+    file_name: str
+    predict: Callable[..., Any]
+
+    def save(self, directory: Path) -> None:
+        """Write it to a file."""
+        self.native.save_model(directory / self.file_name)
+
+
 def train(name: str, folder: Path) -> Artifact:
-    """Train one of `MODELS` and write it to `folder/name/model.joblib`."""
+    """Train one of `MODELS` and write it to a file in `folder/name`, as its framework does."""
     estimator, features = MODELS[name]()
     directory = folder / name
     directory.mkdir(parents=True, exist_ok=True)
-    joblib.dump(estimator, directory / "model.joblib")
+    if isinstance(estimator, Booster):
+        estimator.save(directory)
+    else:
+        joblib.dump(estimator, directory / "model.joblib")
     return Artifact(name, directory, estimator, features)
 
 
@@ -77,6 +100,24 @@ def _vectors() -> tuple[Any, NDArray[np.float64]]:
     return SVC(gamma=0.5).fit(features, labels), features
 
 
+def _xgboost() -> tuple[Any, NDArray[np.float64]]:
+    import xgboost
+
+    features, labels = _classes(N_FEATURES)
+    parameters = {"objective": "binary:logistic", "nthread": 1, "seed": SEED}
+    booster = xgboost.train(parameters, xgboost.DMatrix(features, labels), N_ROUNDS)
+    return Booster(booster, "model.ubj", booster.inplace_predict), features
+
+
+def _lightgbm() -> tuple[Any, NDArray[np.float64]]:
+    import lightgbm
+
+    features, labels = _classes(N_FEATURES)
+    parameters = {"objective": "binary", "num_threads": 1, "seed": SEED, "verbosity": -1}
+    booster = lightgbm.train(parameters, lightgbm.Dataset(features, labels), N_ROUNDS)
+    return Booster(booster, "model.bst", booster.predict), features
+
+
 def _classes(
     n_features: int, n_rows: int = 2000, noise: float = 0.01
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -94,4 +135,6 @@ MODELS: Final[Mapping[str, Callable[[], tuple[Any, NDArray[np.float64]]]]] = {
     "forest": _forest,
     "linear": _linear,
     "vectors": _vectors,
+    "xgboost": _xgboost,
+    "lightgbm": _lightgbm,
 }

@@ -1,4 +1,4 @@
-"""Compares our scikit-learn server with one on KServe's SDK; `benchmarks/compare` sets it up."""
+"""Compares our servers with those on KServe's SDK; `benchmarks/compare` sets it up."""
 
 import argparse
 import sys
@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 from benchmarks import payloads
 from benchmarks.artifacts import Artifact, train
 from benchmarks.closed_loop import INFER, LARGE_MESSAGES, Load, Result, run_grpc, run_http
+from benchmarks.footprint import SERVERS, Footprint, footprint
 from benchmarks.http_answers import ask_once
-from benchmarks.processes import Server, sklearnserver, split_cpus, stay_on
+from benchmarks.processes import Server, our_server, split_cpus, stay_on
 from benchmarks.results import (
+    FRAMEWORKS,
     Row,
     commit,
+    footprints,
     listed,
     machine,
     our_versions,
@@ -48,7 +51,9 @@ class Case:
         n_rows: How many rows a request has.
         dtype: numpy's name for the datatype that they are sent in.
         is_grpc: Whether it goes over gRPC.
-        wanted: How many times the peer's rate ours shall be.
+        wanted: How many times the peer's rate ours shall be; None where nothing is said.
+        server: The package of our server.
+        peer: The script of the peer, and its arguments beside the model.
     """
 
     title: str
@@ -57,7 +62,9 @@ class Case:
     n_rows: int
     dtype: str
     is_grpc: bool
-    wanted: float
+    wanted: float | None
+    server: str = "sklearnserver"
+    peer: tuple[str, ...] = ("kserve_sklearn.py",)
 
 
 def _v2_json(model: str, rows: NDArray[Any]) -> bytes:
@@ -81,6 +88,16 @@ CASES: Final = {
         "linear 1000x100 FP32, V2 binary", "linear", _v2_binary, 1000, "float32", False, 40
     ),
     "grpc": Case("linear 1000x100 FP32, gRPC raw", "linear", _grpc_raw, 1000, "float32", True, 3),
+    "xgboost": Case(
+        "XGBoost 1x100 FP32, V2 JSON",
+        *("xgboost", _v2_json, 1, "float32", False, None, "xgbserver"),
+        ("kserve_boosters.py", "--framework", "xgboost"),
+    ),
+    "lightgbm": Case(
+        "LightGBM 1x100, V2 JSON",
+        *("lightgbm", _v2_json, 1, "float64", False, None, "lgbserver"),
+        ("kserve_boosters.py", "--framework", "lightgbm"),
+    ),
 }
 
 
@@ -153,15 +170,18 @@ class Comparison:
 
     def _ours(self) -> Server:
         name = self._artifact.name
-        command = sklearnserver(
-            self._artifact.directory, "--model_name", name, *self._settings.flags
+        command = our_server(
+            self._case.server,
+            self._artifact.directory,
+            *("--model_name", name, *self._settings.flags),
         )
         return Server(OURS, command, self._ready_path(), self._settings.server_cpu)
 
     def _theirs(self) -> Server:
         # Isolated: PYTHONPATH may show it our own `kserve`.
         assert self._settings.peer is not None
-        command = [self._settings.peer, "-I", str(_FOLDER / "kserve_sklearn.py")]
+        script, *arguments = self._case.peer
+        command = [self._settings.peer, "-I", str(_FOLDER / script), *arguments]
         flags = ["--model_dir", str(self._artifact.directory), "--model_name", self._artifact.name]
         return Server(PEER, [*command, *flags], self._ready_path(), self._settings.server_cpu)
 
@@ -218,8 +238,8 @@ def _ratio(rate: float, theirs: Sequence[Row]) -> float | None:
 
 def _fragment(expected: NDArray[Any], *, is_json: bool) -> bytes:
     """Give what every right answer holds: both servers write labels as INT64."""
-    labels = expected.astype(np.int64)
-    return b'"data":' + orjson.dumps(labels.tolist()) if is_json else labels.tobytes()
+    values = expected.astype(np.int64) if expected.dtype.kind in "iu" else expected
+    return b'"data":' + orjson.dumps(values.ravel().tolist()) if is_json else values.tobytes()
 
 
 def _ask_grpc(port: int, request: bytes) -> bytes:
@@ -240,8 +260,9 @@ def _notes(settings: Settings, without_peer: str) -> list[str]:
     if settings.peer is None:
         return [*notes, f"{PEER} was left out: {without_peer}"]
     theirs = peer_versions(settings.peer)
-    if theirs["scikit-learn"] != ours["scikit-learn"]:
-        raise RuntimeError(f"scikit-learn {ours['scikit-learn']} and {theirs['scikit-learn']}")
+    for framework in FRAMEWORKS:
+        if theirs[framework] != ours[framework]:
+            raise RuntimeError(f"{framework} {ours[framework]} and {theirs[framework]}")
     return [*notes, f"{PEER}: {listed(theirs)}"]
 
 
@@ -286,18 +307,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     notes = _notes(settings, args.without_peer)
     stay_on(load_cpu)
     rows: list[Row] = []
+    sizes: dict[str, Footprint] = {}
     with tempfile.TemporaryDirectory() as folder:
         for case in (CASES[name] for name in args.cases):
             print(f"{case.title} ...", file=sys.stderr, flush=True)
             artifact = train(case.model, Path(folder))
             rows += Comparison(case, artifact, settings).rows()
+            if case.server not in sizes:
+                sizes[case.server] = footprint(
+                    SERVERS[case.server], artifact.directory, settings.n_repeats, server_cpu
+                )
     print(table(rows))
+    print(footprints(sizes.values()))
     if disturbed := [f"{row.case} of {row.server}" for row in rows if row.was_disturbed]:
         notes.append(f"something else used the machine: measure {', '.join(disturbed)} again")
         print(notes[-1], file=sys.stderr)
     output = args.output or (None if args.quick else _FOLDER / "RESULTS.md")
     if output is not None:
-        output.write_text(page(rows, notes))
+        output.write_text(page(rows, sizes.values(), notes))
 
 
 if __name__ == "__main__":
