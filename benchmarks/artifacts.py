@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 SEED: Final = 7
 N_FEATURES: Final = 100
+N_ROUNDS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,8 @@ class Artifact:
     Attributes:
         name: What it is served as.
         directory: Holds the model's file and nothing else.
-        estimator: The fitted estimator, or a net, whose `predict` says what is a right answer.
+        estimator: The fitted estimator or booster, or a net, whose `predict` says what is a right
+            answer.
         features: Rows like those that it was trained on, (n_rows, n_features) FP64.
     """
 
@@ -58,12 +60,31 @@ class Net:
         (directory / "model.onnx").write_bytes(self.data)
 
 
+@dataclass(frozen=True, slots=True)
+class Booster:
+    """A booster of XGBoost's or LightGBM's.
+
+    Attributes:
+        native: The booster itself.
+        file_name: What its file is called: KServe's own servers take `.bst` alone of LightGBM.
+        predict: Predicts for rows.
+    """
+
+    native: Any
+    file_name: str
+    predict: Callable[..., Any]
+
+    def save(self, directory: Path) -> None:
+        """Write it to a file."""
+        self.native.save_model(directory / self.file_name)
+
+
 def train(name: str, folder: Path) -> Artifact:
     """Train one of `MODELS` and write it to a file in `folder/name`, as its framework does."""
     estimator, features = MODELS[name]()
     directory = folder / name
     directory.mkdir(parents=True, exist_ok=True)
-    if isinstance(estimator, Net):
+    if isinstance(estimator, Booster | Net):
         estimator.save(directory)
     else:
         joblib.dump(estimator, directory / "model.joblib")
@@ -134,6 +155,24 @@ def _net(*widths: int) -> tuple[Any, NDArray[np.float64]]:
     return Net(data, session), features
 
 
+def _xgboost() -> tuple[Any, NDArray[np.float64]]:
+    import xgboost
+
+    features, labels = _classes(N_FEATURES)
+    parameters = {"objective": "binary:logistic", "nthread": 1, "seed": SEED}
+    booster = xgboost.train(parameters, xgboost.DMatrix(features, labels), N_ROUNDS)
+    return Booster(booster, "model.ubj", booster.inplace_predict), features
+
+
+def _lightgbm() -> tuple[Any, NDArray[np.float64]]:
+    import lightgbm
+
+    features, labels = _classes(N_FEATURES)
+    parameters = {"objective": "binary", "num_threads": 1, "seed": SEED, "verbosity": -1}
+    booster = lightgbm.train(parameters, lightgbm.Dataset(features, labels), N_ROUNDS)
+    return Booster(booster, "model.bst", booster.predict), features
+
+
 def _classes(
     n_features: int, n_rows: int = 2000, noise: float = 0.01
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -153,4 +192,6 @@ MODELS: Final[Mapping[str, Callable[[], tuple[Any, NDArray[np.float64]]]]] = {
     "vectors": _vectors,
     "net": partial(_net, 64, 10),
     "wide-net": partial(_net, 1024, 1024, 10),
+    "xgboost": _xgboost,
+    "lightgbm": _lightgbm,
 }

@@ -111,7 +111,7 @@ class Server:
         self.name = name
         self.port, self.grpc_port = free_port(), free_port()
         self._command = [
-            *_taskset(cpu),
+            *taskset(cpu),
             *command,
             *("--http_port", str(self.port), "--grpc_port", str(self.grpc_port)),
         ]
@@ -203,7 +203,12 @@ def is_answered(port: int, path: str, timeout_s: float = 5) -> bool:
         connection.close()
 
 
-def _taskset(cpu: int | None) -> list[str]:
+def taskset(cpu: int | None) -> list[str]:
+    """Give what keeps a command on a CPU, to stand before it.
+
+    Raises:
+        RuntimeError: `taskset` is not installed.
+    """
     if cpu is None:
         return []
     taskset = shutil.which("taskset")

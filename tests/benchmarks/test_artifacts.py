@@ -7,6 +7,7 @@ from benchmarks.artifacts import MODELS, train
 
 WIDTHS = {"iris": 4, "forest": 100, "linear": 100}
 NETS = ("net", "wide-net")
+BOOSTERS = ("xgboost", "lightgbm")
 
 
 @pytest.mark.parametrize("name", WIDTHS)
@@ -31,6 +32,18 @@ def test_a_net_is_a_file_that_onnxruntime_reads(name: str, tmp_path: Path) -> No
     assert labels.tolist() == artifact.estimator.predict(rows).tolist()
 
 
+@pytest.mark.parametrize("name", BOOSTERS)
+def test_a_booster_is_saved_as_its_framework_does(name: str, tmp_path: Path) -> None:
+    library = pytest.importorskip(name, reason=f"{name} is not installed")
+    artifact = train(name, tmp_path)
+
+    (file,) = artifact.directory.iterdir()
+    loaded = library.Booster(model_file=file)
+    rows = artifact.rows(3)
+    given = loaded.inplace_predict(rows) if name == "xgboost" else loaded.predict(rows)
+    assert given.tolist() == artifact.estimator.predict(rows).tolist()
+
+
 def test_more_rows_than_there_are_begin_again(tmp_path: Path) -> None:
     artifact = train("iris", tmp_path)
 
@@ -51,4 +64,4 @@ def test_answers_do_not_depend_on_the_datatype(tmp_path: Path) -> None:
 
 
 def test_there_is_a_model_that_costs_by_the_row() -> None:
-    assert set(MODELS) == {*WIDTHS, *NETS, "vectors"}
+    assert set(MODELS) == {*WIDTHS, *BOOSTERS, *NETS, "vectors"}

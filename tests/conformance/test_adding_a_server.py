@@ -99,7 +99,9 @@ def test_the_package_of_the_page_shows_its_model(tmp_path: Path) -> None:
     assert (completed.returncode, completed.stdout, completed.stderr) == (0, "True\n", "")
 
 
-@pytest.mark.parametrize("package", ["linserver", "onnxserver", "sklearnserver"])
+@pytest.mark.parametrize(
+    "package", ["linserver", "lgbserver", "onnxserver", "sklearnserver", "xgbserver"]
+)
 def test_a_server_loads_no_library_before_its_threads_are_limited(
     tmp_path: Path, package: str
 ) -> None:

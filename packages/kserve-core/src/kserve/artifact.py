@@ -3,10 +3,14 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from kserve.errors import ModelLoadError, ModelMissingError
 from kserve.listing import listing
+
+# A V2 request as JSON, beside the artifact and never one itself.
+WARMUP_FILE: Final = "warmup.json"
 
 # The file system's own, at the top of a volume.
 _LOST_AND_FOUND = "lost+found"
@@ -39,7 +43,8 @@ def find_artifact(
 ) -> Path:
     """Give the one file at the top of `model_dir` that has one of the suffixes.
 
-    Hidden files do not count: Kubernetes mounts put `..data` links beside the files.
+    Hidden files do not count: Kubernetes mounts put `..data` links beside the files. Nor does the
+    warm-up request.
 
     Args:
         model_dir: A directory, or a `file://` address of one.
@@ -55,7 +60,9 @@ def find_artifact(
     found = [
         name
         for name in names
-        if name.lower().endswith(tuple(suffixes)) and (directory / name).is_file()
+        if name.lower().endswith(tuple(suffixes))
+        and name != WARMUP_FILE
+        and (directory / name).is_file()
     ]
     expected = f"expected exactly one of {', '.join('*' + suffix for suffix in suffixes)}"
     if preferred:

@@ -512,6 +512,16 @@ def count_or_all(text: str) -> int | None:
     return None if text == "all" else positive(text)
 
 
+def threads(text: str) -> int:
+    """Read a number of threads, an integer of 1 or more, or -1; see `kserve.cpu.thread_count`."""
+    return -1 if text == "-1" else positive(text)
+
+
+def is_set(variable: str) -> bool:
+    """Say whether a variable of the environment says `true`."""
+    return os.environ.get(variable, "").strip().lower() == "true"
+
+
 def port(text: str) -> int:
     """Read a port number."""
     return _integer(text, 0, 65535)

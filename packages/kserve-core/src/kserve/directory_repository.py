@@ -319,3 +319,26 @@ async def _try_load(plan: _Plan, version: str) -> None:
         await run_in_new_thread(model.start)
     except Exception as exc:
         plan.errors[version] = exc
+
+
+class LoadedRepository(DirectoryRepository):
+    """Models in the sub-directories of a directory, each loaded now, as KServe's servers have them.
+
+    Args:
+        make_model: Makes an unloaded model from its name and its directory.
+        models_dir: The directory, or a `file://` address of it. It may be empty, or not be there
+            yet: models can be loaded later.
+        suffixes: As for `DirectoryRepository`.
+    """
+
+    def __init__(
+        self,
+        make_model: Callable[[str, str], BaseKServeModel],
+        models_dir: str,
+        suffixes: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(make_model, models_dir, suffixes=suffixes)
+        try:
+            self.load_models()
+        except ModelMissingError as exc:
+            logger.warning("No model is loaded: %s", exc)

@@ -289,7 +289,10 @@ def test_passes_the_parameters_on() -> None:
             id="a boolean among numbers",
         ),
         pytest.param(
-            b'{"instances":[[{"a":1}]]}', (), "[0, 0] is an object, expected FP64", id="an object"
+            b'{"instances":[[[{"a":1}]]]}',
+            (),
+            "[0, 0, 0] is an object, expected FP64",
+            id="an object",
         ),
         pytest.param(
             b'{"instances":[[1,1e300]]}',

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kserve.errors import InferenceError, InvalidInput
 from kserve.listing import listing, quoted
-from kserve.protocol.codec import encoded_json, number_blocks, outputs
+from kserve.protocol.codec import encoded_json, frames, number_blocks, outputs
 from kserve.protocol.codec.dtypes import NUMPY_DTYPES, from_np_dtype
 from kserve.protocol.codec.encoded_json import EncodedJson, Writer
 from kserve.protocol.codec.json_body import parse, read_parameters
@@ -71,7 +71,7 @@ def decode_tensors(
       else "input-0".
     - The same with several inputs and as many values in each row: a tensor for each, by position.
     - `{"instances": [{"a": 1, "b": "x"}]}` and `{"inputs": {"a": [1], "b": ["x"]}}`: a tensor for
-      each name.
+      each name; so are the forms of `frames`.
 
     `inputs` wins over `instances` where both are there, and may hold rows too.
 
@@ -108,11 +108,15 @@ def encode(value: Any) -> EncodedJson:
     return encoded_json.encode(value)
 
 
-def encode_response(response: InferResponse) -> EncodedJson:
+def encode_response(response: InferResponse, key: str = "predictions") -> EncodedJson:
     """Write `{"predictions": [...]}`: rows of the only output, or an object for each row.
 
     Where several outputs are no rows, as they differ in their length or have no axes, it is one
     object of whole outputs: `{"predictions": {"boxes": [[...], ...], "count": 2}}`.
+
+    Args:
+        response: What the model gave.
+        key: What the rows are called.
 
     Raises:
         InferenceError: An output has no data, or data that disagrees with its shape or datatype.
@@ -125,7 +129,7 @@ def encode_response(response: InferResponse) -> EncodedJson:
         n_nulled += n_here
     rows = next(iter(columns.values())) if len(columns) == 1 else _objects(columns)
     try:
-        body = _write_rows(rows)
+        body = _write_rows(rows, key)
     except orjson.JSONEncodeError as error:
         cause = encoded_json.reason(error)
         if not isinstance(cause, UnicodeDecodeError):
@@ -147,10 +151,10 @@ def _objects(columns: dict[str, Any]) -> list[dict[str, Any]] | dict[str, Any]:
     return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
 
 
-def _write_rows(rows: Any) -> bytes:
+def _write_rows(rows: Any, key: str) -> bytes:
     if isinstance(rows, np.ndarray):
-        return orjson.dumps({"predictions": rows}, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Writer().dumps({"predictions": rows})
+        return orjson.dumps({key: rows}, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Writer().dumps({key: rows})
 
 
 def _request(
@@ -181,8 +185,9 @@ def _rows(
 ) -> list[InferInput]:
     if isinstance(rows, list) and not rows:
         return [_empty(spec) for spec in inputs] or [_tensor(_TENSOR_NAME, rows, None)]
-    if isinstance(rows, list) and type(rows[0]) is dict:
-        return _columns(_by_key(rows), inputs)
+    records = frames.as_records(rows) if isinstance(rows, list) else None
+    if records is not None:
+        return _columns(_by_key(records), inputs)
     if len(inputs) > 1:
         return _by_position(rows, inputs, is_table)
     name = inputs[0].name if inputs else _TENSOR_NAME
@@ -194,6 +199,7 @@ def _columns(
     inputs: Sequence[InputSpec],
     optional_inputs: Sequence[InputSpec] = (),
 ) -> list[InferInput]:
+    columns = frames.as_columns(columns)
     specs = {spec.name: spec for spec in optional_inputs}
     if len(inputs) == 1 and len(columns.keys() - specs) == 1:
         specs |= dict.fromkeys(columns.keys() - specs, inputs[0])
