@@ -427,7 +427,7 @@ def test_a_hung_call_takes_its_model_out_of_service_until_it_returns(
 
 
 def _grpc_states(ports: Ports, name: str) -> list[Any]:
-    """Give what gRPC says of the server's liveness, the model's readiness and the health of both."""
+    """Give what gRPC says of the server's liveness, the model's readiness and both healths."""
     with grpc.insecure_channel(f"127.0.0.1:{ports.grpc}") as channel:
         stub: Any = pb_grpc.GRPCInferenceServiceStub(channel)
         health: Any = health_pb2_grpc.HealthStub(channel)
