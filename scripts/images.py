@@ -132,19 +132,23 @@ def base_name() -> str:
     return f"docker.io/library/{image}"
 
 
+def environ() -> dict[str, str]:
+    """Give the environment in which buildah and podman find our own store of images."""
+    settings = {
+        "CONTAINERS_STORAGE_CONF": str(STORE / "storage.conf"),
+        "BUILDAH_ISOLATION": "chroot",
+    }
+    return {**os.environ, **settings}
+
+
 def run(command: Sequence[str], *, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a command, with our own store of images.
 
     Raises:
         ImageError: It failed; the text ends with what it printed last.
     """
-    environ = {
-        **os.environ,
-        "CONTAINERS_STORAGE_CONF": str(STORE / "storage.conf"),
-        "BUILDAH_ISOLATION": "chroot",
-    }
     done = subprocess.run(
-        command, cwd=ROOT, env=environ, check=False, capture_output=True, text=True
+        command, cwd=ROOT, env=environ(), check=False, capture_output=True, text=True
     )
     if check and done.returncode:
         last = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
@@ -170,12 +174,12 @@ def install_tools() -> str:
         return ""
     if shutil.which("apt-get") is None:
         return f"{', '.join(missing)}: not installed, and there is no apt-get"
-    environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (
         ["apt-get", "update"],
         ["apt-get", "install", "-y", "--no-install-recommends", *missing],
     ):
-        done = subprocess.run(command, env=environ, check=False, capture_output=True, text=True)
+        done = subprocess.run(command, env=quiet, check=False, capture_output=True, text=True)
         if done.returncode:
             last = (done.stdout + done.stderr).strip().splitlines()[-1]
             return f"{' '.join(command)} failed: {last}"
@@ -225,8 +229,8 @@ def _make_stand_in(name: str) -> None:
         ]
     )
     path = "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
-    changes = ("ENV LANG=C.UTF-8", f"ENV PATH={path}", f"ENV PIP_CERT={certificates}")
-    changes += (f"ENV SSL_CERT_FILE={certificates}", "LABEL stand-in=yes")
+    changes = ["ENV LANG=C.UTF-8", f"ENV PATH={path}", f"ENV PIP_CERT={certificates}"]
+    changes += [f"ENV SSL_CERT_FILE={certificates}", "LABEL stand-in=yes"]
     podman("import", "--quiet", *(f"--change={change}" for change in changes), str(archive), name)
     archive.unlink()
 
@@ -363,7 +367,7 @@ def ask(served: Container, name: str, datatype: str) -> tuple[Any, Any, int]:
         if answer.status != 200:
             raise ImageError(f"status {answer.status}: {answer.body.decode()}")
     message = pb.ModelInferRequest(model_name=name)
-    contents = {f"{datatype.lower()}_contents": [1, 30]}
+    contents: dict[str, Any] = {f"{datatype.lower()}_contents": [1, 30]}
     message.inputs.add(
         name="x",
         shape=[2, 1],

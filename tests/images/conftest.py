@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import images
 import pytest
-from scripts import images
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 import orjson
-from scripts.images import Container
+from images import Container
 
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import images
 import pytest
-from scripts import images
-from scripts.images import Container
+from images import Container
 from tests.images import manifests
 from tests.images.load import Load
 
@@ -87,7 +87,7 @@ print(len(sources) > 1000, len(sources) - len(compiled), stdlib.is_dir(), found,
 
 
 def test_it_holds_compiled_modules_and_neither_tools_nor_caches(sklearn_image: str) -> None:
-    assert _python(sklearn_image, LOOK_AROUND) == "True 0 True [] []"
+    assert _python(sklearn_image, LOOK_AROUND, "--user=0:0") == "True 0 True [] []"
 
 
 def test_no_module_of_scikit_learn_misses_the_tests_that_were_left_out(sklearn_image: str) -> None:
@@ -99,10 +99,10 @@ def test_no_module_of_scikit_learn_misses_the_tests_that_were_left_out(sklearn_i
     assert count == "True"
 
 
-def _python(image: str, code: str) -> str:
+def _python(image: str, code: str, *options: str) -> str:
     return images.podman(
         *("run", "--rm", "--ulimit=nofile=1024:2048", "--ulimit=nproc=1000:1000"),
-        *("--no-healthcheck", "--network=none", *images.RESTRICTIONS),
+        *("--no-healthcheck", "--network=none", *images.RESTRICTIONS, *options),
         *("--entrypoint=python", image, "-W", "ignore", "-c", code),
     )
 
@@ -184,9 +184,8 @@ def test_a_model_that_a_sidecar_links_late_is_served_by_what_is_not_process_1(
 def _wait_for_log(served: Container, text: str) -> None:
     """Wait until the server has written a text."""
     command = ["podman", "logs", "--follow", served.id]
-    environ = {**images.os.environ, "CONTAINERS_STORAGE_CONF": str(images.STORE / "storage.conf")}
     with subprocess.Popen(
-        command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, env=images.environ(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         timer = threading.Timer(60, process.kill)
         timer.start()

@@ -9,9 +9,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import images
 import pytest
 import yaml
-from scripts import images
 from tests.images import manifests, schemas
 from tests.images.manifests import Document
 
@@ -84,7 +84,7 @@ ONLY_CRDS = {"a format that has no name"}
 def test_a_planted_mistake_is_caught(mistake: str, validators: schemas.Validators) -> None:
     document = copy.deepcopy(RUNTIMES["kserve-sklearnserver"])
     MISTAKES[mistake](document)
-    from_classes = "$defs" in next(iter(validators.values())).schema
+    from_classes = "$defs" in str(next(iter(validators.values())).schema)
 
     found = schemas.problems(document, validators)
 
@@ -286,3 +286,12 @@ def test_every_server_has_an_example() -> None:
     served = {r["name"] for d in RUNTIMES.values() for r in d["spec"]["supportedModelFormats"]}
 
     assert used == served
+
+
+@needs_kubectl
+def test_runtimes_on_trial_are_used_by_nobody_who_does_not_name_them() -> None:
+    built = list(yaml.safe_load_all(manifests.kustomize(manifests.ROOT / "runtimes-trial")))
+
+    assert {document["metadata"]["name"] for document in built} == {f"trial-{n}" for n in RUNTIMES}
+    formats = [row for document in built for row in document["spec"]["supportedModelFormats"]]
+    assert [row for row in formats if row["autoSelect"]] == []

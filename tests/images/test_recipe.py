@@ -7,8 +7,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import images
 import pytest
-from scripts import images
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = ROOT / "docker" / "Dockerfile"

@@ -25,6 +25,7 @@ def test_flowers_become_species() -> None:
             good = transformer.request("POST", path, {"instances": flowers})
             missing = transformer.request("POST", path, {"instances": [{"sepal_width_mm": 1}]})
             refused = transformer.request("POST", path, {"instances": []})
+            by_predictor = predictor.request("POST", path, {"instances": []})
 
     assert (good.status, good.json()) == (200, {"predictions": ["setosa", "versicolor"]})
     assert (missing.status, missing.json()) == (

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from scripts import images
+import images
 
 VERSION = "1.6.1"
 
