@@ -242,11 +242,14 @@ def build(row: Row) -> str:
         ImageError: A step failed.
     """
     secret = os.environ.get("PIP_CONFIG_FILE", "")
+    # Set by scripts/env.sh, from uv's settings or pip's; a container has none of our folders.
+    index = os.environ.get("UV_DEFAULT_INDEX", "file:")
     run(
         [
             *("buildah", "bud", "--quiet", "--pull-never", "--format=docker", "--layers"),
             *("--file", "docker/Dockerfile", "--target", row.target),
             *(f"--build-arg={key}={value}" for key, value in row.args.items()),
+            *([] if index.startswith("file:") else [f"--build-arg=PIP_INDEX_URL={index}"]),
             *(f"--tag=localhost/{tag}" for tag in row.tags),
             *([f"--secret=id=pip.conf,src={secret}"] if Path(secret).is_file() else []),
             ".",
