@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BAKE_FILE = ROOT / "docker" / "docker-bake.json"
 STORE = ROOT / ".uv" / "images"
 
-TOOLS = ("buildah", "podman", "runc", "mmdebstrap")
+TOOLS = ("buildah", "catatonit", "mmdebstrap", "podman", "runc")
 # The least that a container of these servers gets along with.
 RESTRICTIONS = ("--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--user=12345:0", "--memory=1g")
 READY_TIMEOUT_S = 120
@@ -73,6 +73,13 @@ SMOKE: Mapping[str, Smoke] = {
         "lightgbm.train({'verbose': -1}, lightgbm.Dataset(x, y), 2).save_model('model.txt')"
     ),
     "onnxserver": Smoke(f"open('model.onnx', 'wb').write({_IDENTITY_ONNX!r})", "FP32"),
+}
+
+# What the images of KServe's own servers install beside its SDK, and of Debian.
+UPSTREAM: Mapping[str, tuple[str, str]] = {
+    "sklearnserver": ("scikit-learn==1.5.2 joblib pandas", ""),
+    "xgbserver": ("xgboost==2.1.4", "libgomp1"),
+    "lgbserver": ("lightgbm==4.6.0 pandas", "libgomp1"),
 }
 
 
@@ -127,9 +134,8 @@ def read_rows(variables: Mapping[str, str] | None = None) -> dict[str, Row]:
 
 
 def base_name() -> str:
-    """Give the full name of the base image."""
-    image = json.loads(BAKE_FILE.read_text())["variable"]["PYTHON_IMAGE"]["default"]
-    return f"docker.io/library/{image}"
+    """Give the name of the base image, without a registry: the machine knows where to find it."""
+    return str(json.loads(BAKE_FILE.read_text())["variable"]["PYTHON_IMAGE"]["default"])
 
 
 def environ() -> dict[str, str]:
@@ -213,6 +219,8 @@ def _make_stand_in(name: str) -> None:
     ours = os.environ.get("SSL_CERT_FILE") or certificates
     python = "usr/bin/python3.11"
     commands = [
+        # As in the official image.
+        'find "$1/usr/lib/python3.11" -name "*.pyc" -delete',
         f'rm -f "$1/usr/lib/python3.11/EXTERNALLY-MANAGED"; for name in python python3; do '
         f'ln -sf /{python} "$1/usr/local/bin/$name"; done',
     ]
@@ -241,21 +249,39 @@ def build(row: Row) -> str:
     Raises:
         ImageError: A step failed.
     """
+    args = [f"--build-arg={key}={value}" for key, value in row.args.items()]
+    tags = [f"--tag=localhost/{tag}" for tag in row.tags]
+    _build_file("docker/Dockerfile", [f"--target={row.target}", *args, *tags])
+    return f"localhost/{row.tags[-1]}"
+
+
+def build_upstream(server: str) -> str:
+    """Build what the image of KServe's own server is like, on the same base; give its name.
+
+    Raises:
+        ImageError: A step failed.
+    """
+    requirements, packages = UPSTREAM[server]
+    image = f"localhost/upstream-{server}"
+    args = {"REQUIREMENTS": requirements, "SYSTEM_PACKAGES": packages}
+    options = [f"--build-arg={key}={value}" for key, value in args.items()]
+    _build_file("docker/upstream.Dockerfile", [*options, f"--tag={image}"])
+    return image
+
+
+def _build_file(dockerfile: str, options: Sequence[str]) -> None:
     secret = os.environ.get("PIP_CONFIG_FILE", "")
     # Set by scripts/env.sh, from uv's settings or pip's; a container has none of our folders.
     index = os.environ.get("UV_DEFAULT_INDEX", "file:")
     run(
         [
             *("buildah", "bud", "--quiet", "--pull-never", "--format=docker", "--layers"),
-            *("--file", "docker/Dockerfile", "--target", row.target),
-            *(f"--build-arg={key}={value}" for key, value in row.args.items()),
+            *("--file", dockerfile, *options),
             *([] if index.startswith("file:") else [f"--build-arg=PIP_INDEX_URL={index}"]),
-            *(f"--tag=localhost/{tag}" for tag in row.tags),
             *([f"--secret=id=pip.conf,src={secret}"] if Path(secret).is_file() else []),
             ".",
         ]
     )
-    return f"localhost/{row.tags[-1]}"
 
 
 def size_mb(image: str) -> float:
@@ -430,6 +456,9 @@ def main() -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a variable of it"
     )
+    parser.add_argument(
+        "--upstream", action="store_true", help="build what KServe's own are like, to compare"
+    )
     arguments = parser.parse_args()
     try:
         rows = read_rows(dict(setting.split("=", 1) for setting in arguments.set))
@@ -445,6 +474,9 @@ def main() -> None:
             ready_s = _timed("try", smoke_test, image, name)
             size = size_mb(image)
             print(f"  ready after {ready_s:.1f} s; {size:.0f} MB, {size - base_mb:.0f} on the base")
+            if arguments.upstream and name in UPSTREAM:
+                size = size_mb(_timed("build of KServe's own", build_upstream, name))
+                print(f"  KServe's own: {size:.0f} MB, {size - base_mb:.0f} on the base")
     except ImageError as error:
         sys.exit(f"images: {error}")
 

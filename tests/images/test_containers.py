@@ -73,14 +73,14 @@ def test_the_image_says_what_it_is(sklearn_image: str) -> None:
 
 
 LOOK_AROUND = """
-import pathlib, shutil, sys
+import importlib.util, pathlib, shutil, sys
 site = pathlib.Path(sys.prefix, "lib", "python3.11", "site-packages")
 sources = [path for path in site.rglob("*.py")]
 compiled = [path for path in sources
             if (path.parent / "__pycache__" / f"{path.stem}.cpython-311.pyc").exists()]
-stdlib = pathlib.Path(pathlib.__file__).parent / "__pycache__"
+stdlib = pathlib.Path(importlib.util.cache_from_source(pathlib.__file__))
 found = [tool for tool in ("gcc", "cc", "g++", "make", "uv", "git") if shutil.which(tool)]
-print(len(sources) > 1000, len(sources) - len(compiled), stdlib.is_dir(), found,
+print(len(sources) > 1000, len(sources) - len(compiled), stdlib.exists(), found,
       [name for name in ("/src", "/opt/uv", "/root/.cache", "/tmp/.cache")
        if pathlib.Path(name).exists()])
 """
@@ -107,6 +107,17 @@ def _python(image: str, code: str, *options: str) -> str:
     )
 
 
+def test_it_imports_nothing_from_the_one_folder_that_can_be_written_to(sklearn_image: str) -> None:
+    plant = "echo 'raise SystemExit(9)' >/tmp/orjson.py"
+    printed = images.podman(
+        *("run", "--rm", "--ulimit=nofile=1024:2048", "--ulimit=nproc=1000:1000"),
+        *("--no-healthcheck", "--network=none", *images.RESTRICTIONS, "--entrypoint=sh"),
+        *(sklearn_image, "-c", f"{plant} && python -m sklearnserver --help"),
+    )
+
+    assert "--model_dir" in printed
+
+
 def test_without_a_model_it_ends_and_says_why(sklearn_image: str) -> None:
     with images.container(sklearn_image, [], "--model_dir_wait_s=0") as served:
         code = images.podman("wait", served.id)
@@ -115,9 +126,14 @@ def test_without_a_model_it_ends_and_says_why(sklearn_image: str) -> None:
         assert "/mnt/models" in served.logs().splitlines()[-1]
 
 
-def test_sigterm_under_load_fails_no_request(sklearn_image: str, model_dir: Path) -> None:
-    with _served(sklearn_image, model_dir, drain_s=3) as served:
-        assert served.execute("sh", "-c", "tr '\\0' ' ' </proc/1/cmdline").startswith("python -m")
+@pytest.mark.parametrize(
+    ("options", "first"), [([], "python"), (["--init"], "catatonit")], ids=["process 1", "init"]
+)
+def test_sigterm_under_load_fails_no_request(
+    sklearn_image: str, model_dir: Path, options: list[str], first: str
+) -> None:
+    with _served(sklearn_image, model_dir, *options, drain_s=3) as served:
+        assert served.execute("cat", "/proc/1/comm") in (first, "podman-init")
         load = Load(served)
         load.start()
         images.podman("kill", "--signal=TERM", served.id)
