@@ -143,7 +143,7 @@ def test_of_several_artifacts_the_preferred_one_is_found(tmp_path: Path) -> None
 
     assert str(caught.value) == (
         f"{tmp_path}: More than one model file is detected, expected exactly one of "
-        "*.joblib, *.pkl, or one named main.pkl; found encoder.pkl, model.pkl"
+        "*.joblib, *.pkl, *.json, or one named main.pkl; found encoder.pkl, model.pkl"
     )
 
 

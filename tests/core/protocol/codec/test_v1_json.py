@@ -588,7 +588,7 @@ def test_optional_inputs_are_read_in_their_datatype(body: bytes, expected: list[
     assert tensors(request) == expected
 
 
-@pytest.mark.parametrize("value", [b"4", b'{"b":4}', b"null"])
+@pytest.mark.parametrize("value", [b"4", b'"b"', b"null"])
 def test_only_an_input_without_axes_may_be_no_list(value: bytes) -> None:
     with pytest.raises(InvalidInput, match="input 'a': expected a list of values"):
         v1_json.decode_tensors(b'{"inputs":{"a":%b}}' % value, "m", (A_FP32,))
