@@ -254,7 +254,8 @@ class TensorModel(Model):
 
     Attributes:
         platform: The framework, for the metadata.
-        artifact_suffixes: The suffixes of the files that `load` takes, lower-case, with dots.
+        artifact_suffixes: The suffixes of the files that `load` takes, lower-case, with dots, or
+            the whole names.
         versions: The versions that a model without numbered directories answers for itself.
         signature: What the model takes and gives.
         model_dir: The directory of the artifact; a `warmup.json` there is sent after the load.

@@ -1,12 +1,12 @@
 """The request that a model answers before it is ready: no client waits for first-time work."""
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kserve.artifact import local_path
+from kserve.artifact import WARMUP_FILE, local_path
 from kserve.errors import ModelLoadError
 from kserve.logging import logger
 from kserve.model import TensorModel
@@ -14,9 +14,6 @@ from kserve.protocol.codec import v2_json
 from kserve.protocol.codec.dtypes import NUMPY_DTYPES, from_np_dtype
 from kserve.protocol.infer_type import InferInput, InferRequest
 from kserve.signature import TensorSpec
-
-# A V2 request as JSON, beside the artifact.
-WARMUP_FILE: Final = "warmup.json"
 
 
 def warm_up(model: TensorModel) -> None:
