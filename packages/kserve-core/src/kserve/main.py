@@ -32,7 +32,9 @@ _PREDICTOR_FLAGS: Final = ("--predictor_", "--enable_predictor_health_check")
 class ServedModel(Protocol):
     """What a server makes its models with; a class of `TensorModel` is one."""
 
-    artifact_suffixes: tuple[str, ...]
+    @property
+    def artifact_suffixes(self) -> tuple[str, ...]:
+        """Give what it finds in a directory; see `TensorModel`."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the server's own flags to its command line."""
