@@ -20,10 +20,11 @@ NUMPY = version("numpy")
 MakeWheel = Callable[..., Path]
 
 
-@pytest.fixture(params=["uv", "pip"], autouse=True)
+@pytest.fixture(autouse=True)
 def installer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Install with each, into a folder of the test's own."""
-    if request.param == "pip":
+    """Install with uv, or with pip, into a folder of the test's own."""
+    name: str = getattr(request, "param", "uv")
+    if name == "pip":
         pytest.importorskip("pip", reason="pip is not installed")
         monkeypatch.setattr(installing, "find_uv", lambda: None)
     elif installing.find_uv() is None:
@@ -31,11 +32,15 @@ def installer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sys, "path", list(sys.path))
     installing.target_folder.cache_clear()
     before = set(sys.modules)
-    yield request.param
+    yield name
     installing.target_folder.cache_clear()
     for name in set(sys.modules) - before:
         if name.startswith("wheel_"):
             del sys.modules[name]
+
+
+# Where the two differ; pip takes seconds for each call.
+with_both = pytest.mark.parametrize("installer", ["uv", "pip"], indirect=True)
 
 
 @pytest.fixture
@@ -55,6 +60,7 @@ def installed() -> dict[str, str]:
     return {d.name: d.version for d in distributions(path=[installing.target_folder()])}
 
 
+@with_both
 def test_installs_what_is_missing_into_the_last_folder_of_the_path(
     ensure: Callable[[str], None], make_wheel: MakeWheel
 ) -> None:
@@ -69,6 +75,7 @@ def test_installs_what_is_missing_into_the_last_folder_of_the_path(
     assert importlib.import_module("wheel_a").VERSION == "1.5"
 
 
+@with_both
 def test_says_what_it_does_in_the_log(
     ensure: Callable[[str], None],
     make_wheel: MakeWheel,
@@ -102,6 +109,7 @@ def test_a_second_load_installs_only_what_is_new(
     assert installed() == {"wheel_a": "1.0", "wheel_b": "1.0"}
 
 
+@with_both
 @pytest.mark.parametrize("is_right", [True, False])
 def test_hashes_are_checked(
     ensure: Callable[[str], None], make_wheel: MakeWheel, is_right: bool
@@ -133,6 +141,7 @@ def test_what_the_server_runs_on_is_never_replaced(
     )
 
 
+@with_both
 def test_a_conflict_of_a_dependency_names_both_sides(
     ensure: Callable[[str], None], make_wheel: MakeWheel
 ) -> None:
@@ -165,6 +174,7 @@ def test_another_version_of_what_an_earlier_load_installed_is_a_conflict(
     )
 
 
+@with_both
 def test_what_cannot_be_found_is_an_error_with_the_installers_words(
     ensure: Callable[[str], None],
 ) -> None:
@@ -172,6 +182,7 @@ def test_what_cannot_be_found_is_an_error_with_the_installers_words(
         ensure("wheel-missing")
 
 
+@with_both
 @pytest.mark.parametrize(
     "line", ["./wheels/wheel_a-1.0-py3-none-any.whl", "wheel-a @ file://{}", "{}"]
 )

@@ -13,6 +13,7 @@ from types import ModuleType
 
 import pytest
 
+from pythonserver import namespace
 from pythonserver.namespace import Namespace
 
 Load = Callable[..., ModuleType]
@@ -100,6 +101,13 @@ def test_an_import_when_a_function_is_called_is_its_own_on_any_thread(load: Load
 
 def test_a_model_does_not_see_the_modules_of_another(load: Load) -> None:
     load("first", model="import only_here", only_here="")
+
+    with pytest.raises(ModuleNotFoundError, match="only_here"):
+        load("second", model="import only_here")
+
+
+def test_what_one_imports_by_a_text_another_does_not_see(load: Load) -> None:
+    load("first", model="import importlib\nimportlib.import_module('only_here')", only_here="")
 
     with pytest.raises(ModuleNotFoundError, match="only_here"):
         load("second", model="import only_here")
@@ -251,16 +259,44 @@ def test_what_is_closed_leaves_nothing_behind(tmp_path: Path) -> None:
         "import helpers, importlib\nimportlib.import_module('helpers')"
     )
     (tmp_path / "helpers.py").touch()
-    namespace = Namespace(tmp_path, "m")
-    namespace.load()
-    package = namespace.package
+    space = Namespace(tmp_path, "m")
+    space.load()
+    package = space.package
 
-    namespace.close()
-    del namespace
+    space.close()
     gc.collect()
 
     assert set(sys.modules) - before == set()
     assert not [name for name in sys.modules if name.startswith(package)]
+
+
+def test_closing_one_leaves_what_another_shares(load: Load, tmp_path: Path) -> None:
+    code = "import importlib\nhelpers = importlib.import_module('helpers')"
+    kept = load("kept", model=code + "\ndef value(): return helpers.VALUE", helpers="VALUE = 1")
+    (tmp_path / "model.py").write_text(code)
+    (tmp_path / "helpers.py").touch()
+    gone = Namespace(tmp_path, "gone")
+    gone.load()
+
+    gone.close()
+
+    assert "helpers" in sys.modules
+    assert kept.value() == 1
+
+
+def test_the_collector_may_close_one_while_another_is_made(tmp_path: Path) -> None:
+    (tmp_path / "model.py").touch()
+    first = Namespace(tmp_path, "first")
+    first.load()
+
+    with namespace._lock:
+        thread = threading.Thread(target=first.close, daemon=True)
+        thread.start()
+        thread.join(30)
+        is_done = not thread.is_alive()
+
+    assert is_done
+    assert first.package not in sys.modules
 
 
 def test_the_directory_is_taken_off_the_path_of_all(

@@ -81,6 +81,10 @@ class Namespace:
             owned = self._owned[name] = self._has(name)
         return owned
 
+    def has_used(self, name: str) -> bool:
+        """Say whether a top-level name was looked up, and is one of a file or a folder here."""
+        return self._owned.get(name, False)
+
     def module(self, name: str) -> types.ModuleType:
         """Import one of the modules, by the name that it has for the model's own code."""
         return importlib.import_module(f"{self.package}.{name}")
@@ -254,9 +258,18 @@ def _is_same(entry: str, directory: Path) -> bool:
 
 
 def _forget(package: str) -> None:
-    with _lock:
-        _live.pop(package, None)
-        prefix = f"{package}."
-        for name, module in list(sys.modules.items()):
-            if name == package or name.startswith(prefix) or isinstance(module, _SharedModule):
-                sys.modules.pop(name, None)
+    # The collector may call it at any time, also on a thread that is in `_install`: it must not
+    # wait for a lock, nor make a container per module, at which it would be called again.
+    _live.pop(package, None)
+    prefix = f"{package}."
+    for name in list(sys.modules):
+        if name == package or name.startswith(prefix) or _is_unused(name):
+            sys.modules.pop(name, None)
+
+
+def _is_unused(name: str) -> bool:
+    """Say whether a shared module stands for the module of no model any more."""
+    if not isinstance(sys.modules.get(name), _SharedModule):
+        return False
+    top = name.partition(".")[0]
+    return not any(namespace.has_used(top) for namespace in list(_live.values()))
