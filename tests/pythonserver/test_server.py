@@ -1,5 +1,6 @@
 """`python -m pythonserver`, run as a process."""
 
+import os
 import subprocess
 import sys
 import time
@@ -35,6 +36,12 @@ class Reader(kserve.Model):
         return {"predictions": [AT_IMPORT, self.at_load, at_predict, helpers.NAME, late.NAME]}
 """
 
+# A library has no `open` of ours: the working directory must be right for it.
+ALONE = READER.replace(
+    'with open("words.txt") as file:\n            at_predict = file.read()',
+    'at_predict = pathlib.Path("words.txt").read_text()',
+)
+
 COUNTER = """\
 import kserve
 from helpers import VALUE
@@ -56,8 +63,8 @@ def write(directory: Path, **files: str) -> Path:
     return directory
 
 
-def write_reader(directory: Path, name: str) -> None:
-    files = {"model_py": READER, "words_txt": name}
+def write_reader(directory: Path, name: str, code: str = READER) -> None:
+    files = {"model_py": code, "words_txt": name}
     write(directory, helpers_py=f"NAME = '{name}'", late_py=f"NAME = '{name}'", **files)
 
 
@@ -84,7 +91,7 @@ def start_fails(*args: str) -> tuple[int, str]:
 
 
 def test_one_model_reaches_what_lies_beside_it(tmp_path: Path) -> None:
-    write_reader(tmp_path, "a")
+    write_reader(tmp_path, "a", ALONE)
 
     with ServerProcess("pythonserver", "--model_dir", str(tmp_path)) as server:
         answer = predict(server)
@@ -116,13 +123,13 @@ def test_versions_do_not_see_one_another(tmp_path: Path) -> None:
 def test_a_relative_model_dir_is_the_same_after_the_process_has_moved_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_reader(tmp_path / "m", "a")
+    write_reader(tmp_path / "m", "a", ALONE)
     monkeypatch.chdir(tmp_path)
 
     args = ("--model_dir", "m", "--watch", "--watch_interval_s", "0.1")
     with ServerProcess("pythonserver", *args) as server:
         first = predict(server)
-        write_reader(tmp_path / "m", "b")
+        write_reader(tmp_path / "m", "b", ALONE)
         eventually(lambda: predict(server) == {"predictions": ["b"] * 5})
 
     assert first == {"predictions": ["a"] * 5}
@@ -294,8 +301,6 @@ def _uv() -> str:
 
 
 def _env(folder: Path) -> dict[str, str]:
-    import os
-
     return {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
 
 

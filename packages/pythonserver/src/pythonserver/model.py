@@ -87,7 +87,7 @@ def make_model(
         namespace.close()
         raise
     # When nothing uses the model any more: the modules may hold large objects.
-    weakref.finalize(model, namespace.close).atexit = False
+    weakref.finalize(model, namespace.retire).atexit = False
     if not model.ready:
         _guard_load(model, code)
     return model

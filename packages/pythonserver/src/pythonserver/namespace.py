@@ -23,6 +23,7 @@ import threading
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Final
 
 # In the builtins of a model's modules: whose they are.
@@ -33,6 +34,10 @@ MAIN: Final = "model"
 
 _counter = itertools.count(1)
 _lock = threading.Lock()
+# Packages to forget. Whoever changes `sys.modules` while the collector runs may do so in the middle
+# of somebody's loop over it; and of Python's queues only this one may be used there.
+_retired: "SimpleQueue[str]" = SimpleQueue()
+
 # By the name of their package, oldest first.
 _live: "dict[str, Namespace]" = {}
 
@@ -73,6 +78,10 @@ class Namespace:
     def close(self) -> None:
         """Forget the modules; code that still runs keeps those that it has imported."""
         _forget(self.package)
+
+    def retire(self) -> None:
+        """Have a thread forget them soon: the collector may call this at any time."""
+        _retired.put(self.package)
 
     def owns(self, name: str) -> bool:
         """Say whether a top-level name is that of a file or a folder here."""
@@ -248,6 +257,7 @@ def _install(namespace: Namespace) -> None:
         if _ModelFinder not in sys.meta_path:
             sys.meta_path.insert(0, _ModelFinder)
             sys.meta_path.append(_SharedFinder)
+            threading.Thread(target=_forget_retired, name="pythonserver", daemon=True).start()
         # Started in the model's directory, its files would be everybody's.
         sys.path[:] = [entry for entry in sys.path if not _is_same(entry, namespace.directory)]
         vars(sys.modules["__main__"]).setdefault("__getattr__", _main_attribute)
@@ -258,13 +268,17 @@ def _is_same(entry: str, directory: Path) -> bool:
 
 
 def _forget(package: str) -> None:
-    # The collector may call it at any time, also on a thread that is in `_install`: it must not
-    # wait for a lock, nor make a container per module, at which it would be called again.
-    _live.pop(package, None)
-    prefix = f"{package}."
-    for name in list(sys.modules):
-        if name == package or name.startswith(prefix) or _is_unused(name):
-            sys.modules.pop(name, None)
+    with _lock:
+        _live.pop(package, None)
+        prefix = f"{package}."
+        for name in list(sys.modules):
+            if name == package or name.startswith(prefix) or _is_unused(name):
+                sys.modules.pop(name, None)
+
+
+def _forget_retired() -> None:
+    while True:
+        _forget(_retired.get())
 
 
 def _is_unused(name: str) -> bool:
