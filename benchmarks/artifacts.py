@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 
 SEED: Final = 7
 N_FEATURES: Final = 100
+N_ROUNDS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +22,9 @@ class Artifact:
 
     Attributes:
         name: What it is served as.
-        directory: Holds `model.joblib` and nothing else.
-        estimator: The fitted estimator, which says what is a right answer.
+        directory: Holds the model's file and nothing else.
+        estimator: The fitted estimator or booster, or a net, whose `predict` says what is a right
+            answer.
         features: Rows like those that it was trained on, (n_rows, n_features) FP64.
     """
 
@@ -34,12 +38,56 @@ class Artifact:
         return self.features[np.arange(n_rows) % len(self.features)].astype(dtype)
 
 
+@dataclass(frozen=True, slots=True)
+class Net:
+    """A graph of ONNX.
+
+    Attributes:
+        data: The file.
+        session: Of ONNX Runtime, on one thread.
+    """
+
+    data: bytes
+    session: Any
+
+    def predict(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Give the only output for the only input, `input-0`."""
+        (output,) = self.session.run(None, {"input-0": rows})
+        return np.asarray(output)
+
+    def save(self, directory: Path) -> None:
+        """Write the file."""
+        (directory / "model.onnx").write_bytes(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Booster:
+    """A booster of XGBoost's or LightGBM's.
+
+    Attributes:
+        native: The booster itself.
+        file_name: What its file is called: KServe's own servers take `.bst` alone of LightGBM.
+        predict: Predicts for rows.
+    """
+
+    native: Any
+    file_name: str
+    predict: Callable[..., Any]
+
+    def save(self, directory: Path) -> None:
+        """Write it to a file."""
+        self.native.save_model(directory / self.file_name)
+
+
 def train(name: str, folder: Path) -> Artifact:
-    """Train one of `MODELS` and write it to `folder/name/model.joblib`."""
+    """Train one of `MODELS` and write it to a file in `folder/name`, as its framework does."""
     estimator, features = MODELS[name]()
     directory = folder / name
     directory.mkdir(parents=True, exist_ok=True)
-    joblib.dump(estimator, directory / "model.joblib")
+    if isinstance(estimator, Booster | Net):
+        estimator.save(directory)
+    else:
+        joblib.dump(estimator, directory / "model.joblib")
     return Artifact(name, directory, estimator, features)
 
 
@@ -77,6 +125,54 @@ def _vectors() -> tuple[Any, NDArray[np.float64]]:
     return SVC(gamma=0.5).fit(features, labels), features
 
 
+def _net(*widths: int) -> tuple[Any, NDArray[np.float64]]:
+    """Give a perceptron of so many neurons in each layer, without training, that gives a class."""
+    import onnxruntime as ort
+    from onnx import TensorProto, helper, numpy_helper
+
+    features, _ = _classes(N_FEATURES)
+    random = np.random.default_rng(SEED)
+    nodes, weights, last = [], [], "input-0"
+    for i, (n_in, n_out) in enumerate(pairwise((N_FEATURES, *widths))):
+        weight = random.standard_normal((n_in, n_out)) / np.sqrt(n_in)
+        weights.append(numpy_helper.from_array(weight.astype(np.float32), f"w{i}"))
+        nodes.append(helper.make_node("MatMul", [last, f"w{i}"], [f"z{i}"]))
+        nodes.append(helper.make_node("Relu", [f"z{i}"], [f"a{i}"]))
+        last = f"a{i}"
+    nodes.append(helper.make_node("ArgMax", [last], ["label"], axis=1, keepdims=0))
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("input-0", TensorProto.FLOAT, ["batch", N_FEATURES])],
+        [helper.make_tensor_value_info("label", TensorProto.INT64, ["batch"])],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    data = model.SerializeToString()
+    session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return Net(data, session), features
+
+
+def _xgboost() -> tuple[Any, NDArray[np.float64]]:
+    import xgboost
+
+    features, labels = _classes(N_FEATURES)
+    parameters = {"objective": "binary:logistic", "nthread": 1, "seed": SEED}
+    booster = xgboost.train(parameters, xgboost.DMatrix(features, labels), N_ROUNDS)
+    return Booster(booster, "model.ubj", booster.inplace_predict), features
+
+
+def _lightgbm() -> tuple[Any, NDArray[np.float64]]:
+    import lightgbm
+
+    features, labels = _classes(N_FEATURES)
+    parameters = {"objective": "binary", "num_threads": 1, "seed": SEED, "verbosity": -1}
+    booster = lightgbm.train(parameters, lightgbm.Dataset(features, labels), N_ROUNDS)
+    return Booster(booster, "model.bst", booster.predict), features
+
+
 def _classes(
     n_features: int, n_rows: int = 2000, noise: float = 0.01
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -94,4 +190,8 @@ MODELS: Final[Mapping[str, Callable[[], tuple[Any, NDArray[np.float64]]]]] = {
     "forest": _forest,
     "linear": _linear,
     "vectors": _vectors,
+    "net": partial(_net, 64, 10),
+    "wide-net": partial(_net, 1024, 1024, 10),
+    "xgboost": _xgboost,
+    "lightgbm": _lightgbm,
 }

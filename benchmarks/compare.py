@@ -1,10 +1,12 @@
-"""Compares our scikit-learn server with one on KServe's SDK; `benchmarks/compare` sets it up."""
+"""Compares our servers with those on KServe's SDK; `benchmarks/compare` sets it up."""
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,11 +18,15 @@ from numpy.typing import NDArray
 from benchmarks import payloads
 from benchmarks.artifacts import Artifact, train
 from benchmarks.closed_loop import INFER, LARGE_MESSAGES, Load, Result, run_grpc, run_http
+from benchmarks.footprint import SERVERS, Footprint, footprint
 from benchmarks.http_answers import ask_once
-from benchmarks.processes import Server, sklearnserver, split_cpus, stay_on
+from benchmarks.in_process import run_in_loop
+from benchmarks.processes import Server, our_server, split_cpus, stay_on
 from benchmarks.results import (
+    FRAMEWORKS,
     Row,
     commit,
+    footprints,
     listed,
     machine,
     our_versions,
@@ -32,6 +38,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
 OURS: Final = "ours"
 PEER: Final = "kserve 0.21.0"
+IN_PROCESS: Final = "in process"
 FLOOR: Final = "floor"
 _FOLDER: Final = Path(__file__).resolve().parent
 _PROBE_TIMEOUT_S: Final = 60
@@ -48,7 +55,10 @@ class Case:
         n_rows: How many rows a request has.
         dtype: numpy's name for the datatype that they are sent in.
         is_grpc: Whether it goes over gRPC.
-        wanted: How many times the peer's rate ours shall be.
+        wanted: How many times the peer's rate ours shall be; None where nothing is said.
+        server: The package of our server.
+        peer: The script of the peer, and its arguments beside the model; empty where KServe's SDK
+            has no such server: ours is then compared with a loop around the model in one process.
     """
 
     title: str
@@ -57,7 +67,9 @@ class Case:
     n_rows: int
     dtype: str
     is_grpc: bool
-    wanted: float
+    wanted: float | None
+    server: str = "sklearnserver"
+    peer: tuple[str, ...] = ("kserve_sklearn.py",)
 
 
 def _v2_json(model: str, rows: NDArray[Any]) -> bytes:
@@ -81,6 +93,24 @@ CASES: Final = {
         "linear 1000x100 FP32, V2 binary", "linear", _v2_binary, 1000, "float32", False, 40
     ),
     "grpc": Case("linear 1000x100 FP32, gRPC raw", "linear", _grpc_raw, 1000, "float32", True, 3),
+    "onnx": Case(
+        "ONNX net 1x100 FP32, V2 binary",
+        *("net", _v2_binary, 1, "float32", False, None, "onnxserver", ()),
+    ),
+    "onnx-wide": Case(
+        "ONNX net of 1.2 million weights 1x100 FP32, V2 binary",
+        *("wide-net", _v2_binary, 1, "float32", False, None, "onnxserver", ()),
+    ),
+    "xgboost": Case(
+        "XGBoost 1x100 FP32, V2 JSON",
+        *("xgboost", _v2_json, 1, "float32", False, None, "xgbserver"),
+        ("kserve_boosters.py", "--framework", "xgboost"),
+    ),
+    "lightgbm": Case(
+        "LightGBM 1x100, V2 JSON",
+        *("lightgbm", _v2_json, 1, "float64", False, None, "lgbserver"),
+        ("kserve_boosters.py", "--framework", "lightgbm"),
+    ),
 }
 
 
@@ -126,6 +156,7 @@ class Comparison:
         self._settings = settings
         rows = artifact.rows(case.n_rows, case.dtype)
         self._request = case.encode(artifact.name, rows)
+        self._rows = rows
         self._expected = artifact.estimator.predict(rows)
         self._fragment = _fragment(self._expected, is_json=case.encode is _v2_json)
 
@@ -136,7 +167,8 @@ class Comparison:
             WrongAnswer: A server answers something else than the estimator.
             RuntimeError: A server did not start.
         """
-        makers = [self._ours] if self._settings.peer is None else [self._ours, self._theirs]
+        has_peer = self._settings.peer is not None and bool(self._case.peer)
+        makers = [self._ours, self._theirs] if has_peer else [self._ours]
         answer = b""
         runs: list[list[Result]] = [[] for _ in makers]
         for _ in range(self._settings.n_repeats):
@@ -146,6 +178,8 @@ class Comparison:
                     results.append(self._measure(server))
         title = self._case.title
         theirs = [Row(title, PEER, results) for results in runs[1:]]
+        if not self._case.peer:
+            theirs = [Row(title, IN_PROCESS, self._measure_in_process())]
         ratio = _ratio(Row(title, OURS, runs[0]).rate, theirs)
         yield Row(title, OURS, runs[0], ratio, self._case.wanted)
         yield from theirs
@@ -153,15 +187,18 @@ class Comparison:
 
     def _ours(self) -> Server:
         name = self._artifact.name
-        command = sklearnserver(
-            self._artifact.directory, "--model_name", name, *self._settings.flags
+        command = our_server(
+            self._case.server,
+            self._artifact.directory,
+            *("--model_name", name, *self._settings.flags),
         )
         return Server(OURS, command, self._ready_path(), self._settings.server_cpu)
 
     def _theirs(self) -> Server:
         # Isolated: PYTHONPATH may show it our own `kserve`.
         assert self._settings.peer is not None
-        command = [self._settings.peer, "-I", str(_FOLDER / "kserve_sklearn.py")]
+        script, *arguments = self._case.peer
+        command = [self._settings.peer, "-I", str(_FOLDER / script), *arguments]
         flags = ["--model_dir", str(self._artifact.directory), "--model_name", self._artifact.name]
         return Server(PEER, [*command, *flags], self._ready_path(), self._settings.server_cpu)
 
@@ -200,6 +237,19 @@ class Comparison:
             )
         return result
 
+    def _measure_in_process(self) -> list[Result]:
+        """Call the model in a loop here, on the server's CPU."""
+        settings, predict = self._settings, partial(self._artifact.estimator.predict, self._rows)
+        cpus = os.sched_getaffinity(0)
+        stay_on(settings.server_cpu)
+        try:
+            return [
+                run_in_loop(predict, settings.warm_up_s, settings.duration_s)
+                for _ in range(settings.n_repeats)
+            ]
+        finally:
+            os.sched_setaffinity(0, cpus)
+
     def _measure_floor(self, answer: bytes) -> Result:
         with tempfile.NamedTemporaryFile() as file:
             file.write(answer)
@@ -218,8 +268,8 @@ def _ratio(rate: float, theirs: Sequence[Row]) -> float | None:
 
 def _fragment(expected: NDArray[Any], *, is_json: bool) -> bytes:
     """Give what every right answer holds: both servers write labels as INT64."""
-    labels = expected.astype(np.int64)
-    return b'"data":' + orjson.dumps(labels.tolist()) if is_json else labels.tobytes()
+    values = expected.astype(np.int64) if expected.dtype.kind in "iu" else expected
+    return b'"data":' + orjson.dumps(values.ravel().tolist()) if is_json else values.tobytes()
 
 
 def _ask_grpc(port: int, request: bytes) -> bytes:
@@ -240,8 +290,9 @@ def _notes(settings: Settings, without_peer: str) -> list[str]:
     if settings.peer is None:
         return [*notes, f"{PEER} was left out: {without_peer}"]
     theirs = peer_versions(settings.peer)
-    if theirs["scikit-learn"] != ours["scikit-learn"]:
-        raise RuntimeError(f"scikit-learn {ours['scikit-learn']} and {theirs['scikit-learn']}")
+    for framework in FRAMEWORKS:
+        if theirs[framework] != ours[framework]:
+            raise RuntimeError(f"{framework} {ours[framework]} and {theirs[framework]}")
     return [*notes, f"{PEER}: {listed(theirs)}"]
 
 
@@ -286,18 +337,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     notes = _notes(settings, args.without_peer)
     stay_on(load_cpu)
     rows: list[Row] = []
+    sizes: dict[str, Footprint] = {}
     with tempfile.TemporaryDirectory() as folder:
         for case in (CASES[name] for name in args.cases):
             print(f"{case.title} ...", file=sys.stderr, flush=True)
             artifact = train(case.model, Path(folder))
             rows += Comparison(case, artifact, settings).rows()
+            if case.server not in sizes:
+                sizes[case.server] = footprint(
+                    SERVERS[case.server], artifact.directory, settings.n_repeats, server_cpu
+                )
     print(table(rows))
+    print(footprints(sizes.values()))
     if disturbed := [f"{row.case} of {row.server}" for row in rows if row.was_disturbed]:
         notes.append(f"something else used the machine: measure {', '.join(disturbed)} again")
         print(notes[-1], file=sys.stderr)
     output = args.output or (None if args.quick else _FOLDER / "RESULTS.md")
     if output is not None:
-        output.write_text(page(rows, notes))
+        output.write_text(page(rows, sizes.values(), notes))
 
 
 if __name__ == "__main__":

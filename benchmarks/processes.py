@@ -111,7 +111,7 @@ class Server:
         self.name = name
         self.port, self.grpc_port = free_port(), free_port()
         self._command = [
-            *_taskset(cpu),
+            *taskset(cpu),
             *command,
             *("--http_port", str(self.port), "--grpc_port", str(self.grpc_port)),
         ]
@@ -178,12 +178,17 @@ class Server:
             return log.read().decode(errors="replace")
 
 
-def sklearnserver(directory: Path, *flags: str) -> list[str]:
-    """Give the command of our scikit-learn server, in the environment of this process."""
+def our_server(package: str, directory: Path, *flags: str) -> list[str]:
+    """Give the command of one of our servers, in the environment of this process."""
     return [
-        *(sys.executable, "-m", "sklearnserver", "--host", "127.0.0.1"),
+        *(sys.executable, "-m", package, "--host", "127.0.0.1"),
         *("--model_dir", str(directory), *flags),
     ]
+
+
+def sklearnserver(directory: Path, *flags: str) -> list[str]:
+    """Give the command of our scikit-learn server, in the environment of this process."""
+    return our_server("sklearnserver", directory, *flags)
 
 
 def is_answered(port: int, path: str, timeout_s: float = 5) -> bool:
@@ -198,7 +203,12 @@ def is_answered(port: int, path: str, timeout_s: float = 5) -> bool:
         connection.close()
 
 
-def _taskset(cpu: int | None) -> list[str]:
+def taskset(cpu: int | None) -> list[str]:
+    """Give what keeps a command on a CPU, to stand before it.
+
+    Raises:
+        RuntimeError: `taskset` is not installed.
+    """
     if cpu is None:
         return []
     taskset = shutil.which("taskset")

@@ -15,13 +15,19 @@ from typing import Final
 import orjson
 
 from benchmarks.closed_loop import Result
+from benchmarks.footprint import Footprint
 
-OUR_PACKAGES: Final = ("scikit-learn", "numpy", "uvicorn", "uvloop", "grpcio")
-PEER_PACKAGES: Final = ("kserve", *OUR_PACKAGES, "fastapi")
+# Of the same version on both sides, as the comparison is of servers.
+FRAMEWORKS: Final = ("scikit-learn", "xgboost-cpu", "lightgbm")
+_SHARED_PACKAGES: Final = (*FRAMEWORKS, "numpy", "uvicorn", "uvloop", "grpcio")
+OUR_PACKAGES: Final = ("onnxruntime", *_SHARED_PACKAGES)
+PEER_PACKAGES: Final = ("kserve", *_SHARED_PACKAGES, "fastapi")
 _COLUMNS: Final = (
     *("case", "server", "requests/s", "lowest to highest", "p50 ms", "p99 ms", "failed"),
     *("server CPU", "requests/CPU s", "load CPU", "ratio", "wanted"),
 )
+
+_FOOTPRINT_COLUMNS: Final = ("server", "lines of code", "import s", "start s", "over import s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +70,22 @@ def table(rows: Iterable[Row]) -> str:
     return "\n".join([*lines, *(_line(_cells(row)) for row in rows)]) + "\n"
 
 
-def page(rows: Iterable[Row], notes: Sequence[str]) -> str:
+def footprints(sizes: Iterable[Footprint]) -> str:
+    """Give what servers are and take beside their frameworks, as a table of Markdown."""
+    lines = [_line(_FOOTPRINT_COLUMNS), _line(["---", *["---:"] * 4])]
+    for size in sizes:
+        over = size.start_s - size.import_s
+        figures = (f"{seconds:.2f}" for seconds in (size.import_s, size.start_s, over))
+        lines.append(_line([size.package, f"{size.n_lines:,}", *figures]))
+    return "\n".join(lines) + "\n"
+
+
+def page(rows: Iterable[Row], sizes: Iterable[Footprint], notes: Sequence[str]) -> str:
     """Give the whole page.
 
     Args:
         rows: Those of the table.
+        sizes: Of the servers in the table.
         notes: One line each: settings, machine, versions, what was left out.
     """
     listed = "".join(f"- {note}\n" for note in notes)
@@ -76,10 +93,15 @@ def page(rows: Iterable[Row], notes: Sequence[str]) -> str:
         "# Results\n\nWritten by `benchmarks/compare`; run it for those of your machine.\n\n"
         "One server at a time has one CPU, the load generator another. A request counts if its\n"
         "answer was right. Rates, p50, p99 and CPU are medians over the runs. `ratio` is the rate\n"
-        "over that of KServe's SDK. `floor` is bare uvicorn, or bare `grpc.aio`, and always gives\n"
+        "over that of KServe's SDK; or over that of `in process`, the model called in a loop\n"
+        "without a server. `floor` is bare uvicorn, or bare `grpc.aio`, and always gives\n"
         "the answer of ours: what the load generator can ask at least. A load CPU near 1.00 would\n"
         "say that the load generator was the limit. Where the machine did other things too,\n"
-        f"requests for each second of the server's CPU still compare.\n\n{table(rows)}\n{listed}"
+        f"requests for each second of the server's CPU still compare.\n\n{table(rows)}\n"
+        "Lines of code are those of the server's package that are neither blank, comment nor\n"
+        "docstring. `import s` is a process that imports the framework alone, `start s` one of\n"
+        "the server, from its start until it is ready; medians on one CPU.\n\n"
+        f"{footprints(sizes)}\n{listed}"
     )
 
 

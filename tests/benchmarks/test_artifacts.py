@@ -6,6 +6,8 @@ import pytest
 from benchmarks.artifacts import MODELS, train
 
 WIDTHS = {"iris": 4, "forest": 100, "linear": 100}
+NETS = ("net", "wide-net")
+BOOSTERS = ("xgboost", "lightgbm")
 
 
 @pytest.mark.parametrize("name", WIDTHS)
@@ -17,6 +19,29 @@ def test_an_artifact_is_the_estimator_alone_in_its_directory(name: str, tmp_path
     assert rows.shape == (3, WIDTHS[name])
     loaded = joblib.load(file).predict(rows)
     assert loaded.tolist() == artifact.estimator.predict(rows).tolist()
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_net_is_a_file_that_onnxruntime_reads(name: str, tmp_path: Path) -> None:
+    ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    artifact = train(name, tmp_path)
+
+    (file,) = artifact.directory.iterdir()
+    rows = artifact.rows(3, "float32")
+    (labels,) = ort.InferenceSession(file).run(None, {"input-0": rows})
+    assert labels.tolist() == artifact.estimator.predict(rows).tolist()
+
+
+@pytest.mark.parametrize("name", BOOSTERS)
+def test_a_booster_is_saved_as_its_framework_does(name: str, tmp_path: Path) -> None:
+    library = pytest.importorskip(name, reason=f"{name} is not installed")
+    artifact = train(name, tmp_path)
+
+    (file,) = artifact.directory.iterdir()
+    loaded = library.Booster(model_file=file)
+    rows = artifact.rows(3)
+    given = loaded.inplace_predict(rows) if name == "xgboost" else loaded.predict(rows)
+    assert given.tolist() == artifact.estimator.predict(rows).tolist()
 
 
 def test_more_rows_than_there_are_begin_again(tmp_path: Path) -> None:
@@ -39,4 +64,4 @@ def test_answers_do_not_depend_on_the_datatype(tmp_path: Path) -> None:
 
 
 def test_there_is_a_model_that_costs_by_the_row() -> None:
-    assert set(MODELS) == {*WIDTHS, "vectors"}
+    assert set(MODELS) == {*WIDTHS, *BOOSTERS, *NETS, "vectors"}

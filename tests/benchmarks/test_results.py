@@ -1,7 +1,8 @@
 from collections import Counter
 
 from benchmarks.closed_loop import Result
-from benchmarks.results import Row, machine, our_versions, page, table
+from benchmarks.footprint import Footprint
+from benchmarks.results import Row, footprints, machine, our_versions, page, table
 
 
 def result(rate: float, latencies_s: list[float], failures: dict[str, int] | None = None) -> Result:
@@ -38,12 +39,19 @@ def test_a_busy_machine_shows_where_neither_side_had_a_cpu() -> None:
 def test_the_page_has_the_table_and_the_notes() -> None:
     rows = [Row("SVC", "floor", [result(50, [0.001])])]
 
-    text = page(rows, ["64 connections", "machine: one"])
+    sizes = [Footprint("xgbserver", 1234, 0.5, 1.25)]
+
+    text = page(rows, sizes, ["64 connections", "machine: one"])
 
     assert text.startswith("# Results\n\nWritten by `benchmarks/compare`")
-    assert text.endswith(f"\n{table(rows)}\n- 64 connections\n- machine: one\n")
+    assert f"\n{table(rows)}\n" in text
+    assert text.endswith(f"\n{footprints(sizes)}\n- 64 connections\n- machine: one\n")
+    assert footprints(sizes).endswith("| xgbserver | 1,234 | 0.50 | 1.25 | 0.75 |\n")
 
 
 def test_the_notes_know_the_machine_and_the_versions() -> None:
     assert " CPUs, " in machine()
-    assert set(our_versions()) == {"Python", "scikit-learn", "numpy", "uvicorn", "uvloop", "grpcio"}
+    assert set(our_versions()) == {
+        *("Python", "scikit-learn", "xgboost-cpu", "lightgbm", "onnxruntime"),
+        *("numpy", "uvicorn", "uvloop", "grpcio"),
+    }

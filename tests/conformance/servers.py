@@ -117,6 +117,63 @@ def _sklearn_iris(folder: Path, *flags: str) -> ServerProcess:
     return ServerProcess("sklearnserver", *arguments)
 
 
+def _onnx_iris(folder: Path, *flags: str) -> ServerProcess:
+    """Serve the nearest of three flowers: the largest of 2 * x.c - c.c is that of the nearest c."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    flowers = np.array(_IRIS_ROWS, np.float32)
+    constants = {"c": 2 * flowers.T, "cc": (flowers * flowers).sum(axis=1)}
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "c"], ["xc"]),
+            helper.make_node("Sub", ["xc", "cc"], ["closeness"]),
+            helper.make_node("ArgMax", ["closeness"], ["species"], axis=1, keepdims=0),
+        ],
+        "nearest",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("species", TensorProto.INT64, ["batch"])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    arguments = ("--model_dir", str(folder), "--model_name", "iris", *flags)
+    return ServerProcess("onnxserver", *arguments)
+
+
+def _bits() -> tuple[Any, Any]:
+    """Give two features of 0 or 1, and sums that one tree tells apart: all values are exact."""
+    import numpy as np
+
+    features = np.array([[a, b] for a in (0, 1) for b in (0, 1)] * 4, dtype=np.float32)
+    return features, features @ [1.0, 2.0]
+
+
+def _xgb_sums(folder: Path, *flags: str) -> ServerProcess:
+    import xgboost
+
+    data = xgboost.DMatrix(*_bits(), feature_names=["one", "two"])
+    parameters = {"base_score": 0.0, "eta": 1.0, "lambda": 0.0, "max_depth": 2, "nthread": 1}
+    xgboost.train(parameters, data, 1).save_model(folder / "model.ubj")
+    arguments = ("--model_dir", str(folder), "--model_name", "sums", *flags)
+    return ServerProcess("xgbserver", *arguments)
+
+
+def _lgb_sums(folder: Path, *flags: str) -> ServerProcess:
+    import lightgbm
+
+    parameters = dict.fromkeys(("min_data_in_leaf", "min_data_in_bin", "num_threads"), 1)
+    parameters |= {"min_sum_hessian_in_leaf": 0, "learning_rate": 1, "verbosity": -1}
+    data = lightgbm.Dataset(*_bits(), feature_name=["one", "two"])
+    booster = lightgbm.train({**parameters, "boost_from_average": False}, data, 1)
+    for leaf in range(4):
+        # It divides by a little more than the number of rows.
+        booster.set_leaf_output(0, leaf, round(booster.get_leaf_output(0, leaf)))
+    booster.save_model(folder / "model.txt")
+    arguments = ("--model_dir", str(folder), "--model_name", "sums", *flags)
+    return ServerProcess("lgbserver", *arguments)
+
+
 # Rows 0, 50 and 100 of the data that scikit-learn carries: one of each class.
 _IRIS_ROWS = [[5.1, 3.5, 1.4, 0.2], [7.0, 3.2, 4.7, 1.4], [6.3, 3.3, 6.0, 2.5]]
 _IRIS_FEATURES = (
@@ -131,6 +188,13 @@ _LETTERS = ["Ada Lovelace never saw Ghent University.", "The Hague is no New Yor
 _REDACTED = ["[PERSON] never saw [ORG].", "[CITY] is no [CITY]."]
 _FLOWERS = [[5.1, 3.5, 1.4, 0.2], [6.3, 3.3, 6.0, 2.5], [50.0, 30.0, 10.0, 2.0]]
 _NAMES = ["setosa", "virginica", "unknown"]
+_BITS = [[0, 1], [1, 1], [1, 0]]
+_SUMS = [2.0, 3.0, 1.0]
+_SHARES = [
+    {"one": -0.5, "two": 1.0, "bias": 1.5},
+    {"one": 0.5, "two": 1.0, "bias": 1.5},
+    {"one": 0.5, "two": -1.0, "bias": 1.5},
+]
 
 SERVERS = (
     Server(
@@ -269,6 +333,92 @@ SERVERS = (
                 {"name": name, "datatype": "FP64", "shape": [-1]} for name in _IRIS_FEATURES
             ],
             "outputs": [{"name": "output-0", "datatype": "INT64", "shape": [-1]}],
+        },
+    ),
+    Server(
+        name="onnxserver",
+        start=_onnx_iris,
+        batches=True,
+        imports=("onnx", "onnxruntime", "onnxserver"),
+        model_name="iris",
+        v1_request={"instances": _IRIS_ROWS},
+        v1_response={"predictions": [0, 1, 2]},
+        v2_request={
+            "inputs": [{"name": "x", "shape": [3, 4], "datatype": "FP32", "data": _IRIS_ROWS}]
+        },
+        v2_outputs=[
+            {
+                "name": "species",
+                "shape": [3],
+                "datatype": "INT64",
+                "parameters": None,
+                "data": [0, 1, 2],
+            }
+        ],
+        metadata={
+            "name": "iris",
+            "versions": None,
+            "platform": "onnxruntime_onnx",
+            "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}],
+            "outputs": [{"name": "species", "datatype": "INT64", "shape": [-1]}],
+        },
+    ),
+    Server(
+        name="xgbserver",
+        start=_xgb_sums,
+        batches=True,
+        imports=("xgbserver",),
+        model_name="sums",
+        v1_request={"instances": _BITS},
+        v1_response={"predictions": _SUMS},
+        v1_explanation={"explanations": _SHARES},
+        v2_request={"inputs": [{"name": "x", "shape": [3, 2], "datatype": "FP32", "data": _BITS}]},
+        v2_outputs=[
+            {
+                "name": "output-0",
+                "shape": [3],
+                "datatype": "FP32",
+                "parameters": None,
+                "data": _SUMS,
+            }
+        ],
+        metadata={
+            "name": "sums",
+            "versions": None,
+            "platform": "xgboost",
+            "inputs": [
+                {"name": name, "datatype": "FP32", "shape": [-1]} for name in ("one", "two")
+            ],
+            "outputs": [{"name": "output-0", "datatype": "FP32", "shape": [-1]}],
+        },
+    ),
+    Server(
+        name="lgbserver",
+        start=_lgb_sums,
+        batches=True,
+        imports=("lgbserver",),
+        model_name="sums",
+        v1_request={"instances": _BITS},
+        v1_response={"predictions": _SUMS},
+        v1_explanation={"explanations": _SHARES},
+        v2_request={"inputs": [{"name": "x", "shape": [3, 2], "datatype": "FP64", "data": _BITS}]},
+        v2_outputs=[
+            {
+                "name": "output-0",
+                "shape": [3],
+                "datatype": "FP64",
+                "parameters": None,
+                "data": _SUMS,
+            }
+        ],
+        metadata={
+            "name": "sums",
+            "versions": None,
+            "platform": "lightgbm",
+            "inputs": [
+                {"name": name, "datatype": "FP64", "shape": [-1]} for name in ("one", "two")
+            ],
+            "outputs": [{"name": "output-0", "datatype": "FP64", "shape": [-1]}],
         },
     ),
 )

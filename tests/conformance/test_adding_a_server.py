@@ -99,14 +99,17 @@ def test_the_package_of_the_page_shows_its_model(tmp_path: Path) -> None:
     assert (completed.returncode, completed.stdout, completed.stderr) == (0, "True\n", "")
 
 
-@pytest.mark.parametrize("package", ["linserver", "sklearnserver"])
+@pytest.mark.parametrize(
+    "package", ["linserver", "lgbserver", "onnxserver", "sklearnserver", "xgbserver"]
+)
 def test_a_server_loads_no_library_before_its_threads_are_limited(
     tmp_path: Path, package: str
 ) -> None:
     if package != "linserver":
         pytest.importorskip(package, reason=f"{package} is not installed")
     # What `python -m` imports before it runs anything.
-    code = f"import sys, {package}.__main__; print({{'numpy', 'joblib'}} & set(sys.modules))"
+    libraries = {"numpy", "joblib", "onnxruntime"}
+    code = f"import sys, {package}.__main__; print({libraries} & set(sys.modules))"
 
     completed = subprocess.run(
         [sys.executable, "-c", code],

@@ -1,4 +1,4 @@
-"""What the installed servers declare for `python -m kserve` is what they load."""
+"""What the installed servers declare for `python -m kserve` they can load."""
 
 from pkgutil import resolve_name
 
@@ -10,8 +10,10 @@ SERVERS = list(installed_servers().values())
 
 
 @pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
-def test_a_server_declares_what_its_model_finds(server: InstalledServer) -> None:
+def test_a_server_declares_only_what_its_model_finds(server: InstalledServer) -> None:
     model = resolve_name(server.model)
 
-    assert server.suffixes == tuple(sorted(model.artifact_suffixes))
+    # It may leave to others what is another framework's in the first place.
+    assert set(server.suffixes) <= set(model.artifact_suffixes)
+    assert server.suffixes
     assert server.version

@@ -7,7 +7,7 @@ import pytest
 from kserve.artifact import find_artifact, list_model_directories, local_path
 from kserve.errors import ModelLoadError, ModelMissingError
 
-SUFFIXES = (".joblib", ".pkl")
+SUFFIXES = (".joblib", ".pkl", ".json")
 
 
 def fill(directory: Path, *names: str) -> None:
@@ -64,6 +64,7 @@ def test_refuses_addresses_of_other_places(address: str, reason: str) -> None:
             [".old.joblib", "..data/", "model.joblib"], "model.joblib", id="beside hidden ones"
         ),
         pytest.param(["a.joblib/", "model.pkl"], "model.pkl", id="beside a directory"),
+        pytest.param(["model.json", "warmup.json"], "model.json", id="beside a warm-up request"),
     ],
 )
 def test_finds_the_only_artifact(tmp_path: Path, names: list[str], expected: str) -> None:
@@ -119,7 +120,7 @@ def test_a_missing_artifact_names_what_was_found_and_expected(
         find_artifact(tmp_path, SUFFIXES)
 
     assert str(caught.value) == (
-        f"{tmp_path}: no model file, expected exactly one of *.joblib, *.pkl; found {found}"
+        f"{tmp_path}: no model file, expected exactly one of *.joblib, *.pkl, *.json; found {found}"
     )
 
 
@@ -131,7 +132,7 @@ def test_several_artifacts_are_named(tmp_path: Path) -> None:
 
     assert str(caught.value) == (
         f"{tmp_path}: More than one model file is detected, expected exactly one of "
-        "*.joblib, *.pkl; found a.joblib, b.pkl"
+        "*.joblib, *.pkl, *.json; found a.joblib, b.pkl"
     )
 
 
@@ -155,3 +156,22 @@ def test_lists_visible_sub_directories_in_order(tmp_path: Path) -> None:
     fill(tmp_path, "b/", "a/", "..data/", "file")
 
     assert list_model_directories(str(tmp_path)) == ["a", "b"]
+
+
+def test_of_several_artifacts_the_preferred_one_is_found(tmp_path: Path) -> None:
+    fill(tmp_path, "encoder.pkl", "model.pkl")
+
+    assert find_artifact(tmp_path, SUFFIXES, "model.pkl") == tmp_path / "model.pkl"
+    with pytest.raises(ModelLoadError) as caught:
+        find_artifact(tmp_path, SUFFIXES, "main.pkl")
+
+    assert str(caught.value) == (
+        f"{tmp_path}: More than one model file is detected, expected exactly one of "
+        "*.joblib, *.pkl, *.json, or one named main.pkl; found encoder.pkl, model.pkl"
+    )
+
+
+def test_the_only_artifact_need_not_be_the_preferred_one(tmp_path: Path) -> None:
+    fill(tmp_path, "encoder.pkl")
+
+    assert find_artifact(tmp_path, SUFFIXES, "model.pkl") == tmp_path / "encoder.pkl"

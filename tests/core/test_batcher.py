@@ -854,6 +854,20 @@ async def test_rows_of_a_much_larger_size_run_in_a_thread(monkeypatch: pytest.Mo
     assert model.ran_on == ["thread"] * 3 + ["loop", "thread"]
 
 
+async def test_a_dear_kind_of_request_never_runs_on_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = Doubler()
+    batcher = make(timed(Clock(monkeypatch), 0.0001, model), may_run_on_loop=True)
+
+    # Taken for one kind, every dear one would be an outlier among the cheap.
+    for value, kind in [(1, None), (50, "dear")] * 5:
+        await batcher.submit(value, kind, 1, 1, kind)
+
+    assert model.ran_on[0::2] == ["thread"] * 3 + ["loop"] * 2
+    assert model.ran_on[1::2] == ["thread"] * 5
+
+
 async def test_a_model_that_becomes_slow_leaves_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     model = Doubler()
@@ -970,7 +984,7 @@ async def test_nothing_of_a_request_waits_for_the_collector(
     batcher = make(run, run_async=run_async, may_run_on_loop=on_loop)
     if on_loop:
         for _ in range(3):
-            batcher._estimate.add(1, 1e-6, 1e-6, on_loop=True)
+            batcher._estimates[None].add(1, 1e-6, 1e-6, on_loop=True)
     freed = []
 
     async def once() -> None:
@@ -1135,7 +1149,7 @@ def test_every_answer_is_that_of_its_own_request(
         )
         if place == "loop":
             for _ in range(3):
-                batcher._estimate.add(1, 1e-6, 1e-6, on_loop=True)
+                batcher._estimates[None].add(1, 1e-6, 1e-6, on_loop=True)
         tasks = [
             asyncio.ensure_future(request(batcher, number, case))
             for number, case in enumerate(cases)

@@ -13,6 +13,7 @@ from kserve.config import (
     make_parser,
     port,
     positive,
+    threads,
 )
 from kserve.predictor_config import PredictorConfig
 
@@ -28,7 +29,7 @@ DEFAULTS = {
     "grpc_keepalive_timeout_s": 20,
     "grpc_min_ping_interval_s": 10,
     "workers": 1,
-    "max_concurrent_predicts": 1,
+    "max_concurrent_predicts": None,
     "max_inflight_requests": 1024,
     "max_batch_size": 512,
     "max_batch_delay_ms": 0.0,
@@ -337,3 +338,10 @@ def test_the_environment_says_what_events_answer_events(
 
     assert ServerConfig.from_argv([]).cloudevents == config
     assert CloudEventConfig.from_env(env) == config
+
+
+def test_reads_a_number_of_threads() -> None:
+    assert [threads(text) for text in ("1", "3", "-1")] == [1, 3, -1]
+    for text in ("0", "-2", "two"):
+        with pytest.raises(argparse.ArgumentTypeError, match="expected an integer, 1 or more"):
+            threads(text)

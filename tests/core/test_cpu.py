@@ -153,3 +153,11 @@ def test_count_does_without_affinity(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr("os.cpu_count", lambda: 5)
 
     assert cpu.cpu_count(tmp_path, tmp_path / "own") == 5
+
+
+def test_as_many_threads_as_cpus_are_asked_for_by_minus_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cpu, "cpu_count", lambda: 5)
+
+    assert [cpu.thread_count(n) for n in (1, 3, -1)] == [1, 3, 5]

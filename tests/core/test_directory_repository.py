@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kserve.directory_repository import DirectoryRepository
+from kserve.directory_repository import DirectoryRepository, LoadedRepository
 from kserve.errors import (
     InvalidInput,
     ModelLoadError,
@@ -476,3 +476,35 @@ async def test_a_single_model_that_became_many_is_no_change(tmp_path: Path) -> N
         repository.find_changed()
 
     assert str(caught.value) == f"{tmp_path}: no model file, and no versions of one"
+
+
+async def test_a_preferred_artifact_may_have_others_beside_it(tmp_path: Path) -> None:
+    class Preferring(Number):
+        preferred_artifact = "m.num"
+
+    for directory in (tmp_path, tmp_path / "1", tmp_path / "2"):
+        write(directory, 7)
+        (directory / "part.num").touch()
+    repository = DirectoryRepository(Preferring, str(tmp_path))
+
+    assert await repository.load_at_start() == ["model"]
+    assert numbers(repository, "model") == {"": 7}
+    assert repository.find_changed() == {}
+
+
+def test_a_loaded_repository_has_its_models_at_once(tmp_path: Path) -> None:
+    write(tmp_path / "one", 1)
+    write(tmp_path / "two", 2)
+
+    repository = LoadedRepository(Number, str(tmp_path))
+
+    assert (numbers(repository, "one"), numbers(repository, "two")) == ({"": 1}, {"": 2})
+
+
+def test_a_loaded_repository_may_have_no_directory_yet(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    repository = LoadedRepository(Number, str(tmp_path / "later"))
+
+    assert repository.get_models() == {}
+    assert "No model is loaded" in caplog.text

@@ -68,7 +68,33 @@ async def test_a_tensor_model_answers_on_its_thread() -> None:
     assert REGISTRY.get_sample_value("request_predict_seconds_count", {"model_name": "tensors"})
 
 
-async def test_a_tensor_model_explains_nothing() -> None:
+class Shares(Sums):
+    can_explain = True
+
+    def explain_tensors(self, tensors: Tensors, options: PredictOptions) -> Tensors:
+        return {"first": tensors["x"][:, 0], "second": tensors["x"][:, 1]}
+
+
+async def test_a_tensor_model_explains_beside_its_predictions() -> None:
+    endpoint = bound(Shares(), "shares")
+
+    answers = await asyncio.gather(
+        endpoint.run(REQUEST, {}, "explain"),
+        endpoint.run(REQUEST, {}, "predict"),
+        endpoint.run(REQUEST, {}, "explain"),
+    )
+
+    given = [{output.name: output.data for output in response.outputs} for response, _ in answers]
+    assert given == [
+        {"first": [1.0], "second": [2.0]},
+        {"sum": [3.0]},
+        {"first": [1.0], "second": [2.0]},
+    ]
+    labels = {"model_name": "shares"}
+    assert REGISTRY.get_sample_value("request_explain_seconds_count", labels) == 2
+
+
+async def test_a_tensor_model_explains_nothing_unless_it_says_that_it_can() -> None:
     with pytest.raises(NotImplementedError, match="^model sums does not implement explain$"):
         await bound(Sums()).run(REQUEST, {}, "explain")
 

@@ -71,15 +71,19 @@ def test_live_answers_while_models_load_and_ready_once_they_are() -> None:
     with serving_ports(model, ModelServer(config=LOCAL)) as ports:
         channel, watch = _watch(ports.grpc, "")
         before = _statuses(ports.http), next(watch).status
+        liveness_channel, liveness = _watch(ports.grpc, "LIVENESS")
+        live = next(liveness).status
         refused = request(ports.http, "POST", "/v1/models/gated:predict", {"instances": [1]})
         model.may_load.set()
         after = next(watch).status, _statuses(ports.http)
         answer = request(ports.http, "POST", "/v1/models/gated:predict", {"instances": [1]})
         channel.close()
+        liveness_channel.close()
 
     of = health_pb2.HealthCheckResponse
     loading = {"/": 200, "/v2/health/live": 200, "/v2/health/ready": 503}
     assert before == ({**loading, "/v2/models/gated/ready": 503}, of.NOT_SERVING)
+    assert live == of.SERVING
     assert after == (of.SERVING, dict.fromkeys(before[0], 200))
     assert (refused.status, refused.json()) == (503, {"error": STARTING.format("gated")})
     assert answer.json() == {"predictions": [1]}

@@ -329,6 +329,39 @@ def test_a_tensor_model_is_made_from_the_command_line() -> None:
     assert (type(model), model.name, model.model_dir) == (Sums, "sums", "/mnt/models")
 
 
+class Shares(Sums):
+    can_explain = True
+
+    def explain_tensors(self, tensors: Tensors, options: PredictOptions) -> Tensors:
+        return {"first": tensors["x"][:, 0], "second": tensors["x"][:, 1]}
+
+
+def test_a_tensor_model_explains_what_is_asked_of_it_directly() -> None:
+    model = Shares("shares")
+
+    v1 = model.explain({"instances": [[1.0, 2.0], [3.0, 4.0]]})
+    v2 = model.explain(rows([1.0, 2.0]))
+
+    assert v1 == {"explanations": [{"first": 1.0, "second": 2.0}, {"first": 3.0, "second": 4.0}]}
+    assert [(output.name, output.data) for output in v2.outputs] == [
+        ("first", [1.0]),
+        ("second", [2.0]),
+    ]
+
+
+def test_a_tensor_model_that_cannot_explain_says_so() -> None:
+    with pytest.raises(NotImplementedError, match="^model sums does not implement explain$"):
+        Sums("sums").explain({"instances": [[1.0, 2.0]]})
+
+
+def test_a_server_without_its_own_explain_tensors_says_so() -> None:
+    model = TensorModel("m")
+    model.can_explain = True
+
+    with pytest.raises(NotImplementedError, match="^TensorModel defines no explain_tensors$"):
+        model.explain(rows([1.0, 2.0]))
+
+
 def test_a_server_without_its_own_predict_tensors_says_so() -> None:
     with pytest.raises(NotImplementedError, match="^TensorModel defines no predict_tensors$"):
         TensorModel("m").infer(rows([1.0, 2.0]))

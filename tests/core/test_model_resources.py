@@ -57,6 +57,26 @@ def test_the_limits_are_those_of_the_server_and_of_the_model(
     assert resources.admission.is_full
 
 
+@pytest.mark.parametrize(
+    ("of_server", "of_model", "expected"),
+    [
+        pytest.param(None, None, 1, id="nobody says"),
+        pytest.param(None, 4, 4, id="the model says"),
+        pytest.param(2, 4, 2, id="the server is told"),
+    ],
+)
+def test_as_many_calls_run_at_a_time_as_the_server_or_else_the_model_says(
+    of_server: int | None, of_model: int | None, expected: int
+) -> None:
+    model = Model("m")
+    model.max_concurrent_predicts = of_model
+
+    resources = ModelResources(model, "m", ServerConfig(max_concurrent_predicts=of_server))
+
+    assert resources.threads._n_threads == expected
+    assert resources.batcher(double)._limits.max_running == expected
+
+
 def test_threads_that_still_live_are_used() -> None:
     threads = ModelThreads("m")
 

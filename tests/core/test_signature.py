@@ -342,3 +342,104 @@ def test_describes_a_tensor_as_metadata() -> None:
         "datatype": "FP64",
         "shape": [-1, 4],
     }
+
+
+SCALED = Signature(
+    inputs=(TensorSpec("x", "FP64", (-1, 2)),),
+    optional_inputs=(TensorSpec("scale", "FP32", (1,)), TensorSpec("shift", "FP64", ())),
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        pytest.param({"any": np.ones((3, 2))}, {"x": np.ones((3, 2))}, id="none"),
+        pytest.param(
+            {"scale": np.array([2.5]), "any": np.ones((3, 2))},
+            {"x": np.ones((3, 2)), "scale": np.array([2.5], np.float32)},
+            id="one, converted",
+        ),
+        pytest.param(
+            {"x": np.ones((3, 2)), "shift": np.array(1), "scale": np.ones(1, np.float32)},
+            {"x": np.ones((3, 2)), "scale": np.ones(1, np.float32), "shift": np.array(1.0)},
+            id="all, in the order of the signature",
+        ),
+    ],
+)
+def test_optional_inputs_may_be_given_by_name(
+    given: dict[str, NDArray[Any]], expected: dict[str, NDArray[Any]]
+) -> None:
+    tensors = SCALED.check(request_of(**given))
+
+    assert list(tensors) == list(expected)
+    for name, array in expected.items():
+        assert tensors[name].dtype == array.dtype
+        np.testing.assert_array_equal(tensors[name], array)
+
+
+def test_a_large_optional_input_is_converted_when_the_model_is_called() -> None:
+    wide = Signature(optional_inputs=(TensorSpec("w", "FP32", (-1,)),))
+
+    conformed = wide.conform(request_of(w=np.ones(10_000)))
+
+    assert conformed["w"].dtype == np.float64
+    assert wide.convert(conformed)["w"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("signature", "given", "reason"),
+    [
+        pytest.param(
+            SCALED, {"scale": np.ones(1)}, "expected one input, 'x', got none", id="alone"
+        ),
+        pytest.param(
+            SCALED,
+            {"x": np.ones((1, 2)), "scale": np.ones(2)},
+            "input 'scale': expected shape [1], got [2]",
+            id="shape",
+        ),
+        pytest.param(
+            Signature(optional_inputs=SCALED.optional_inputs),
+            {"x": np.ones(1)},
+            "expected no inputs and perhaps 'scale', 'shift': unknown 'x'",
+            id="none but optional ones",
+        ),
+        pytest.param(
+            Signature(inputs=FIXED.inputs, optional_inputs=SCALED.optional_inputs[:1]),
+            {"a": np.ones(1), "scale": np.ones(1)},
+            "expected inputs 'a', 'b' and perhaps 'scale': missing 'b'",
+            id="several inputs",
+        ),
+    ],
+)
+def test_refuses_what_is_no_optional_input(
+    signature: Signature, given: dict[str, NDArray[Any]], reason: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        signature.check(request_of(**given))
+
+    assert caught.value.reason == reason
+
+
+def test_axes_of_any_length_may_have_nothing_to_do_with_one_another() -> None:
+    inputs = (TensorSpec("data", "FP64", (-1, 2)), TensorSpec("indices", "INT64", (-1,)))
+    given = request_of(data=np.ones((3, 2)), indices=np.zeros(5, np.int64))
+
+    tensors = Signature(inputs, has_rows=False).check(given)
+
+    assert {name: array.shape for name, array in tensors.items()} == {
+        "data": (3, 2),
+        "indices": (5,),
+    }
+    with pytest.raises(InvalidInput, match="the inputs differ in their number of rows"):
+        Signature(inputs).check(given)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (3, 1), (2, 0, 4)])
+def test_a_tensor_of_unknown_axes_takes_any_shape(shape: tuple[int, ...]) -> None:
+    unknown = Signature(inputs=(TensorSpec("x", "FP32", (-1,), is_ranked=False),))
+
+    tensors = unknown.check(request_of(any=np.ones(shape)))
+
+    assert tensors["x"].shape == shape
+    assert tensors["x"].dtype == np.float32

@@ -297,3 +297,22 @@ def test_a_model_that_gives_no_output_is_at_fault() -> None:
 
     with pytest.raises(InferenceError, match="predict_tensors gave no output"):
         batches.run([batches.check(ONE)])
+
+
+def test_a_request_that_gives_an_optional_input_runs_alone() -> None:
+    model = Sums()
+    scale = TensorSpec("scale", "FP64", (1,))
+    model.signature = Signature((X,), (Y,), optional_inputs=(scale,))
+    batches = TensorBatches(model)
+    given = request([[1.0, 2.0]])
+    given.inputs.append(InferInput("scale", [1], "FP64", [2.0]))
+
+    with_scale, without = batches.check(given), batches.check(request([[1.0, 2.0]]))
+
+    assert with_scale.key is None
+    assert list(with_scale.tensors) == ["x", "scale"]
+    assert without.key is not None
+
+
+def test_axes_that_are_no_rows_are_not_put_together() -> None:
+    assert not has_rows(Signature((X,), (Y,), has_rows=False))

@@ -8,12 +8,15 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from kserve import Model, ModelServer, testing
 from kserve.config import ServerConfig
 from kserve.errors import NoModelReady
-from kserve.testing import Response, ServerProcess, request, serving
+from kserve.protocol.codec import v1_json
+from kserve.signature import TensorSpec
+from kserve.testing import Response, ServerProcess, request, serving, v1_tables
 
 # It starts processes.
 pytestmark = pytest.mark.timeout(90)
@@ -205,3 +208,15 @@ def test_a_process_that_ignores_its_signal_is_killed(
         code = server.stop()
 
     assert (server.port, code) == (9, -signal.SIGKILL)
+
+
+def test_every_form_of_a_table_says_the_same() -> None:
+    columns: dict[str, list[Any]] = {"a": [1.5, 2.0], "b": ["x", "y"]}
+    specs = (TensorSpec("a", "FP64", (-1,)), TensorSpec("b", "BYTES", (-1,)))
+    tables = v1_tables(columns)
+
+    for form, body in tables.items():
+        request = v1_json.decode_tensors(orjson.dumps(body), "m", specs, is_table=True)
+        given = {each.name: each.as_numpy().ravel().tolist() for each in request.inputs}
+        assert given == columns, form
+    assert len({orjson.dumps(body) for body in tables.values()}) == len(tables)

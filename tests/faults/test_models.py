@@ -414,7 +414,7 @@ def test_a_hung_call_takes_its_model_out_of_service_until_it_returns(
     }
     assert refused[:3] == [(503, f"Model with name {name} is not ready. {reason}")] * 3
     assert refused[3] == ("UNAVAILABLE", f"Model with name {name} is not ready. {reason}")
-    assert states == ["UNAVAILABLE", False, "NOT_SERVING"]
+    assert states == ["UNAVAILABLE", False, "NOT_SERVING", "NOT_SERVING"]
     assert is_unavailable == 1
     assert other_answer == (200, [6.0])
     (logged,) = [r.getMessage() for r in caplog.records if "it is at" in r.getMessage()]
@@ -422,12 +422,12 @@ def test_a_hung_call_takes_its_model_out_of_service_until_it_returns(
     # What hung is answered after all, and the model is back.
     assert first == (200, [0.0])
     assert well == [200] * 4
-    assert well_states == [True, True, "SERVING"]
+    assert well_states == [True, True, "SERVING", "SERVING"]
     assert answer == ("OK", [8.0])
 
 
 def _grpc_states(ports: Ports, name: str) -> list[Any]:
-    """Give what gRPC says of the server's liveness, the model's readiness and the health."""
+    """Give what gRPC says of the server's liveness, the model's readiness and both healths."""
     with grpc.insecure_channel(f"127.0.0.1:{ports.grpc}") as channel:
         stub: Any = pb_grpc.GRPCInferenceServiceStub(channel)
         health: Any = health_pb2_grpc.HealthStub(channel)
@@ -436,8 +436,11 @@ def _grpc_states(ports: Ports, name: str) -> list[Any]:
         except grpc.RpcError as exc:
             live = exc.code().name
         ready = stub.ModelReady(pb.ModelReadyRequest(name=name), timeout=RPC_S).ready
-        serving = health.Check(health_pb2.HealthCheckRequest(service=name), timeout=RPC_S).status
-    return [live, ready, health_pb2.HealthCheckResponse.ServingStatus.Name(serving)]
+        serving = [
+            health.Check(health_pb2.HealthCheckRequest(service=service), timeout=RPC_S).status
+            for service in (name, "LIVENESS")
+        ]
+    return [live, ready, *map(health_pb2.HealthCheckResponse.ServingStatus.Name, serving)]
 
 
 def test_a_model_that_becomes_slow_leaves_the_event_loop(

@@ -17,6 +17,7 @@ from kserve.config import ServerConfig
 from kserve.protocol import sending
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.message_reader import PREFIX
+from kserve.protocol.http2 import connection
 from kserve.protocol.http2.frames import PREFACE
 from kserve.signature import Tensors
 from kserve.testing import serving, serving_ports
@@ -143,7 +144,8 @@ def test_an_answer_that_is_not_read_is_cut_off(
     assert n_read < N_BYTES
 
 
-def test_a_grpc_client_that_reads_nothing_is_cut_off(aborted: list[float]) -> None:
+def _ask_over_grpc(client: socket.socket) -> None:
+    """Ask for 16 MiB; the client's windows are no reason not to send them."""
     tensor = {"name": "x", "datatype": "INT64", "shape": [1]}
     message = pb.ModelInferRequest(
         model_name="unread", inputs=[tensor], raw_input_contents=[bytes(8)]
@@ -153,7 +155,6 @@ def test_a_grpc_client_that_reads_nothing_is_cut_off(aborted: list[float]) -> No
         (":path", "/inference.GRPCInferenceService/ModelInfer"),
         ("content-type", "application/grpc"),
     ]
-    # The client's windows are no reason not to send.
     settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 1 << 30}
     frames = (
         SettingsFrame(settings=settings),
@@ -161,17 +162,43 @@ def test_a_grpc_client_that_reads_nothing_is_cut_off(aborted: list[float]) -> No
         HeadersFrame(1, Encoder().encode(headers), flags=["END_HEADERS"]),
         DataFrame(1, PREFIX.pack(0, len(message)) + message, flags=["END_STREAM"]),
     )
+    client.sendall(PREFACE + b"".join(frame.serialize() for frame in frames))
 
+
+def test_a_grpc_client_that_reads_nothing_is_cut_off(aborted: list[float]) -> None:
     with (
         serving_ports([Tensor("unread")], send_timeout_s=TIMEOUT_S) as ports,
         _connect(ports.grpc) as client,
     ):
-        client.sendall(PREFACE + b"".join(frame.serialize() for frame in frames))
+        _ask_over_grpc(client)
         was_aborted = _wait_for(lambda: len(aborted) == 1)
         n_read = _read_all(client)
 
     assert was_aborted
     assert n_read < N_BYTES
+
+
+def test_a_grpc_client_that_reads_slowly_gets_its_answer_while_the_server_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "_LAST_CALL_S", TIMEOUT_S)
+    monkeypatch.setattr(connection, "_CLOSING_S", TIMEOUT_S / 3)
+    config = ServerConfig(host="127.0.0.1", http_port=0, grpc_port=0, drain_delay_s=0)
+    server = ModelServer(config=config)
+
+    with serving_ports([Tensor("unread")], server) as ports, _connect(ports.grpc) as client:
+        _ask_over_grpc(client)
+        n_read = len(client.recv(12))
+        server.stop()
+        while data := client.recv(1 << 14):
+            n_read += len(data)
+            # By then the server has written all, and the client has most of it before it.
+            if n_read > 2 * N_BYTES - (2 << 20):
+                threading.Event().wait(TIMEOUT_S / 100)
+                # What comes to a socket that is closed resets it, and what it has is lost.
+                client.sendall(WindowUpdateFrame(0, window_increment=len(data)).serialize())
+
+    assert n_read > 2 * N_BYTES
 
 
 def test_an_answer_that_is_read_slowly_is_not_cut_off(aborted: list[float]) -> None:

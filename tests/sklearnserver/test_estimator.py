@@ -213,7 +213,7 @@ def test_wrappers_take_the_columns_of_what_they_wrap(wrap: Any) -> None:
     estimator = wrap(inner).fit(MIXED, LABELS)
     served = describe(estimator, None, "m")
 
-    answer = served.calls["predict"](
+    answer = served.methods.calls["predict"](
         served.make_features(
             {name: MIXED[name].to_numpy(dtype=object if name == "c" else None) for name in MIXED}
         )
@@ -243,7 +243,7 @@ def test_an_array_reaches_estimators_fitted_on_names_without_a_warning(wrap: Any
     served = describe(estimator, None, "m")
 
     features = served.make_features({"x": NUMBERS.to_numpy()})
-    answer = served.calls["predict"](features)
+    answer = served.methods.calls["predict"](features)
 
     assert isinstance(features, np.ndarray)
     assert answer.tolist() == expected
@@ -255,7 +255,7 @@ def test_an_unnamed_table_of_texts_is_one_bytes_input() -> None:
     features = served.make_features({"input-0": np.array([["x", b"v"]], object)})
 
     assert specs(served.signature.inputs) == [("input-0", "BYTES", [-1, 2])]
-    assert served.calls["transform"](features).toarray().tolist() == [[1.0, 0.0, 0.0, 1.0]]
+    assert served.methods.calls["transform"](features).toarray().tolist() == [[1.0, 0.0, 0.0, 1.0]]
 
 
 def test_an_unnamed_table_of_mixed_columns_has_an_input_for_each() -> None:
@@ -266,7 +266,7 @@ def test_an_unnamed_table_of_mixed_columns_has_an_input_for_each() -> None:
     features = served.make_features({"x0": np.array([3.5]), "x1": np.array(["y"], object)})
 
     assert specs(served.signature.inputs) == [("x0", "FP64", [-1]), ("x1", "BYTES", [-1])]
-    assert served.calls["transform"](features).tolist() == [[0.0, 1.0, 0.0]]
+    assert served.methods.calls["transform"](features).tolist() == [[0.0, 1.0, 0.0]]
 
 
 def test_text_reaches_a_model_of_pandas_categories() -> None:
@@ -281,7 +281,7 @@ def test_text_reaches_a_model_of_pandas_categories() -> None:
     )
 
     assert datatypes(estimator) == {"a": "FP64", "c": "FP64?"}
-    assert served.calls["predict"](features).tolist() == LABELS
+    assert served.methods.calls["predict"](features).tolist() == LABELS
 
 
 def test_an_estimator_that_tells_no_features_has_no_inputs() -> None:

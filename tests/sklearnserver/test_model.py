@@ -571,7 +571,7 @@ class Jobs(pickle.Pickler):
 
 def jobs_of(model: SKLearnModel) -> list[Any]:
     visitor = Jobs()
-    visitor.dump(model._served.calls["predict"].__self__)  # type: ignore[union-attr]
+    visitor.dump(model._served.methods.calls["predict"].__self__)  # type: ignore[union-attr]
     return visitor.found
 
 
@@ -642,7 +642,7 @@ def test_sets_the_jobs_of_every_estimator_inside(
 
 
 def test_one_job_for_each_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sklearnserver.model.cpu_count", lambda: 5)
+    monkeypatch.setattr("kserve.cpu.cpu_count", lambda: 5)
 
     found = jobs_of(serve(tmp_path, forest().fit(FEATURES, SPECIES), n_jobs=-1))
 

@@ -176,15 +176,19 @@ async def test_other_models_answer_while_one_predicts() -> None:
     assert (answer, still_blocked) == ((["other", "p", {}], {}), True)
 
 
-async def test_as_many_predicts_of_a_model_run_as_is_allowed() -> None:
+@pytest.mark.parametrize("by_server", [True, False])
+async def test_as_many_predicts_of_a_model_run_as_is_allowed(by_server: bool) -> None:
     barrier = threading.Barrier(2)
 
     class Meeting(Echo):
+        max_concurrent_predicts = None if by_server else 2
+
         def predict(self, payload: Any, headers: Any) -> Any:  # type: ignore[override]
             barrier.wait(_JOIN_S)
             return payload
 
-    dataplane = serving(Meeting("meeting"), config=ServerConfig(max_concurrent_predicts=2))
+    config = ServerConfig(max_concurrent_predicts=2) if by_server else ServerConfig()
+    dataplane = serving(Meeting("meeting"), config=config)
 
     answers = await asyncio.gather(*(dataplane.infer("meeting", number) for number in range(2)))
 

@@ -38,7 +38,9 @@ def local_path(model_dir: str | os.PathLike[str]) -> Path:
     return Path(unquote(parts.path))
 
 
-def find_artifact(model_dir: str | os.PathLike[str], suffixes: Sequence[str]) -> Path:
+def find_artifact(
+    model_dir: str | os.PathLike[str], suffixes: Sequence[str], preferred: str = ""
+) -> Path:
     """Give the one file at the top of `model_dir` that has one of the suffixes or names.
 
     Hidden files do not count: Kubernetes mounts put `..data` links beside the files. Nor does the
@@ -47,6 +49,7 @@ def find_artifact(model_dir: str | os.PathLike[str], suffixes: Sequence[str]) ->
     Args:
         model_dir: A directory, or a `file://` address of one.
         suffixes: Lower-case suffixes with their dots; without one it is the whole name of a file.
+        preferred: Of several such files, the name of the one that is meant.
 
     Raises:
         ModelMissingError: The directory does not exist or holds no such file.
@@ -58,8 +61,12 @@ def find_artifact(model_dir: str | os.PathLike[str], suffixes: Sequence[str]) ->
         name for name in names if is_artifact_name(name, suffixes) and (directory / name).is_file()
     ]
     expected = f"expected exactly one of {patterns(suffixes)}"
+    if preferred:
+        expected += f", or one named {preferred}"
     if not found:
         raise ModelMissingError(directory, f"no model file, {expected}; found {listing(names)}")
+    if preferred in found:
+        found = [preferred]
     if len(found) > 1:
         raise ModelLoadError(
             f"{directory}: More than one model file is detected, {expected}; found {listing(found)}"

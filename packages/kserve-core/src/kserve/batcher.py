@@ -8,7 +8,7 @@ halved until the culprits fail alone.
 import asyncio
 import contextvars
 import math
-from collections import OrderedDict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Awaitable, Callable, Hashable
 from contextvars import ContextVar
 from copy import copy
@@ -78,6 +78,7 @@ class _Item:
         "deadline",
         "future",
         "key",
+        "kind",
         "n_rows",
         "queued_at",
         "result",
@@ -86,10 +87,17 @@ class _Item:
     )
 
     def __init__(
-        self, value: Any, key: Hashable, n_rows: int, size: int, future: asyncio.Future[None]
+        self,
+        value: Any,
+        key: Hashable,
+        kind: Hashable,
+        n_rows: int,
+        size: int,
+        future: asyncio.Future[None],
     ) -> None:
         self.value = value
         self.key = key
+        self.kind = kind
         self.n_rows = n_rows
         self.size = size
         self.future = future
@@ -120,6 +128,7 @@ class _Batch:
         "error",
         "is_part",
         "items",
+        "kind",
         "n_rows",
         "n_waiting",
         "results",
@@ -131,6 +140,7 @@ class _Batch:
     def __init__(self, items: list[_Item], *, is_part: bool) -> None:
         self.items = items
         self.is_part = is_part
+        self.kind = items[0].kind
         self.n_rows = sum(item.n_rows for item in items)
         self.size = sum(item.size for item in items)
         self.n_waiting = len(items)
@@ -219,11 +229,13 @@ class Batcher:
 
         # running batches
         self._n_running = 0
-        self._estimate = CostEstimate()
+        self._estimates: defaultdict[Hashable, CostEstimate] = defaultdict(CostEstimate)
         self._failures: deque[float] = deque(maxlen=_MAX_FAILURES)
         self._unbatched_until = 0.0
 
-    async def submit(self, value: Any, key: Hashable, n_rows: int, size: int = 0) -> Any:
+    async def submit(
+        self, value: Any, key: Hashable, n_rows: int, size: int = 0, kind: Hashable = None
+    ) -> Any:
         """Queue one request and wait for its result.
 
         A caller that is cancelled takes its request out of the queue.
@@ -234,6 +246,8 @@ class Batcher:
             n_rows: Its rows.
             size: What its cost grows with, in a unit that all requests of the model share, if that
                 is not `n_rows`.
+            kind: Requests of equal kinds cost as much for their size, and those of equal keys are
+                of equal kinds. There must be few of them: what each costs is kept.
 
         Returns:
             What `run` gave for it.
@@ -247,7 +261,7 @@ class Batcher:
             self._begin(loop)
         if self._queue and self._n_rows + n_rows > self._limits.max_queued_rows:
             raise self._refusal(n_rows)
-        item = _Item(value, key, n_rows, size or n_rows, loop.create_future())
+        item = _Item(value, key, kind, n_rows, size or n_rows, loop.create_future())
         self._put(item)
         self._schedule(loop, item)
         try:
@@ -418,7 +432,7 @@ class Batcher:
 
     def _full_batch_s(self, item: _Item) -> float:
         """Estimate the seconds of a full batch of such requests."""
-        return self._estimate.seconds(
+        return self._estimates[item.kind].seconds(
             math.ceil(self._limits.max_batch_size * item.size / item.n_rows)
         )
 
@@ -444,7 +458,9 @@ class Batcher:
     # Where it runs, and what comes of it.
 
     def _runs_on_loop(self, batch: _Batch) -> bool:
-        return self._may_run_on_loop and self._estimate.seconds(batch.size) < _MAX_ON_LOOP_S
+        if not self._may_run_on_loop:
+            return False
+        return self._estimates[batch.kind].seconds(batch.size) < _MAX_ON_LOOP_S
 
     def _start(self, loop: asyncio.AbstractEventLoop, batch: _Batch, reason: str) -> None:
         running: asyncio.Future[None]
@@ -485,7 +501,9 @@ class Batcher:
             )
         if error is None:
             if self._run_async is None and batch.items:
-                self._estimate.add(batch.size, batch.seconds, batch.cpu_seconds, on_loop=on_loop)
+                self._estimates[batch.kind].add(
+                    batch.size, batch.seconds, batch.cpu_seconds, on_loop=on_loop
+                )
             for item, result in zip(batch.items, batch.results, strict=True):
                 if not item.future.done():
                     item.result = result

@@ -97,7 +97,8 @@ class ServerConfig:
         grpc_min_ping_interval_s: Seconds between the pings of a gRPC client below which the server
             takes them for abuse and closes the connection.
         workers: How many processes serve; KServe's controller may pass 0.
-        max_concurrent_predicts: How many plain handlers of one model run at a time, 1 or more.
+        max_concurrent_predicts: How many plain handlers of one model run at a time, 1 or more; None
+            is what the model says, or 1.
         max_inflight_requests: How many requests of one model may be in flight, 1 or more; further
             ones are refused.
         max_batch_size: Rows of requests that run together, 1 or more; a larger request runs alone.
@@ -151,7 +152,7 @@ class ServerConfig:
     # Clients in Go ping no faster; gRPC's own default, 300 s, disconnects those that ping at all.
     grpc_min_ping_interval_s: int = 10
     workers: int = 1
-    max_concurrent_predicts: int = 1
+    max_concurrent_predicts: int | None = None
     max_inflight_requests: int = DEFAULT_MAX_INFLIGHT_REQUESTS
     max_batch_size: int = DEFAULT_MAX_BATCH_SIZE
     max_batch_delay_ms: float = 0.0
@@ -266,8 +267,7 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--max_concurrent_predicts",
         type=positive,
-        default=1,
-        help="plain handlers of one model that run at the same time (%(default)s)",
+        help="plain handlers of one model that run at the same time (what the model says, or 1)",
     )
     add("--max_asyncio_workers", type=positive, help="threads of the loop's default pool")
     add("--event-loop", "--event_loop", choices=EVENT_LOOPS, default="auto")
@@ -510,6 +510,16 @@ def timeout(text: str) -> float:
 def count_or_all(text: str) -> int | None:
     """Read an integer of 1 or more, or `all`, which is None."""
     return None if text == "all" else positive(text)
+
+
+def threads(text: str) -> int:
+    """Read a number of threads, an integer of 1 or more, or -1; see `kserve.cpu.thread_count`."""
+    return -1 if text == "-1" else positive(text)
+
+
+def is_set(variable: str) -> bool:
+    """Say whether a variable of the environment says `true`."""
+    return os.environ.get(variable, "").strip().lower() == "true"
 
 
 def port(text: str) -> int:

@@ -28,6 +28,11 @@ def cpu_count(cgroup_root: Path = _CGROUP_ROOT, own_cgroups: Path = _OWN_CGROUPS
     return max(1, min([_affinity(), *map(int, quotas)]))
 
 
+def thread_count(n_threads: int) -> int:
+    """Give a number of threads: as many as there are CPUs for us where it is -1."""
+    return cpu_count() if n_threads == -1 else n_threads
+
+
 def _affinity() -> int:
     try:
         return len(os.sched_getaffinity(0))

@@ -74,6 +74,8 @@ class DirectoryRepository(ModelRepository):
         models_dir: The directory whose sub-directories are models, or a `file://` address of it.
         suffixes: Those of the artifacts; if None, the `artifact_suffixes` of `make_model` where
             that is a class that has them, else any file is an artifact.
+        preferred: Of several artifacts in one directory, the name of the one that is meant; if
+            None, the `preferred_artifact` of `make_model`.
         model_name: What a single model is called, where `load_at_start` finds that `models_dir`
             itself is the directory of one.
         max_versions: How many of the newest versions of a model are loaded; None for all.
@@ -85,6 +87,7 @@ class DirectoryRepository(ModelRepository):
         models_dir: str,
         *,
         suffixes: Sequence[str] | None = None,
+        preferred: str | None = None,
         model_name: str = "model",
         max_versions: int | None = 1,
     ) -> None:
@@ -92,7 +95,10 @@ class DirectoryRepository(ModelRepository):
         self._make_model = make_model
         if suffixes is None:
             suffixes = getattr(make_model, "artifact_suffixes", ())
+        if preferred is None:
+            preferred = getattr(make_model, "preferred_artifact", "")
         self._suffixes: Sequence[str] = suffixes
+        self._preferred: str = preferred
         self._model_name = model_name
         self._max_versions = max_versions
         self._is_one_model = False
@@ -120,7 +126,7 @@ class DirectoryRepository(ModelRepository):
             NoModelReady: The single model cannot be loaded.
         """
         await wait_until_filled(self.models_dir, wait_s)
-        contents = await run_in_new_thread(classify, self.models_dir, self._suffixes)
+        contents = await run_in_new_thread(self._classify)
         self._is_one_model = contents is not Contents.MODELS
         names = await run_in_new_thread(self._directory_names)
         for name in names:
@@ -185,7 +191,7 @@ class DirectoryRepository(ModelRepository):
         Raises:
             ModelLoadError: The directory cannot be read, or is no longer that of a single model.
         """
-        contents = classify(self.models_dir, self._suffixes) if self._is_one_model else None
+        contents = self._classify() if self._is_one_model else None
         if contents is Contents.MODELS:
             raise ModelLoadError(f"{self.models_dir}: no model file, and no versions of one")
         present = {name: self._fingerprints(name) for name in self._directory_names()}
@@ -195,6 +201,9 @@ class DirectoryRepository(ModelRepository):
     def forget(self, name: str) -> None:
         """Forget a model whose directory is gone: one that comes under its name is new."""
         self._tried.pop(name, None)
+
+    def _classify(self) -> Contents:
+        return classify(self.models_dir, self._suffixes, self._preferred)
 
     async def _load_only(self, name: str) -> None:
         try:
@@ -310,7 +319,7 @@ class DirectoryRepository(ModelRepository):
 
     def _wanted(self, directory: Path) -> dict[str, Path]:
         """Give the versions to load, newest first."""
-        versions = find_versions(directory, self._suffixes)
+        versions = find_versions(directory, self._suffixes, self._preferred)
         return dict(islice(versions.items(), self._max_versions))
 
     def _fingerprints(self, name: str) -> dict[str, Fingerprint]:
@@ -324,3 +333,26 @@ class DirectoryRepository(ModelRepository):
 
 def _log_failure(name: str, exc: Exception) -> None:
     logger.error("Model %s cannot be loaded: %s", name, reason_of(exc), exc_info=trace_of(exc))
+
+
+class LoadedRepository(DirectoryRepository):
+    """Models in the sub-directories of a directory, each loaded now, as KServe's servers have them.
+
+    Args:
+        make_model: Makes an unloaded model from its name and its directory.
+        models_dir: The directory, or a `file://` address of it. It may be empty, or not be there
+            yet: models can be loaded later.
+        suffixes: As for `DirectoryRepository`.
+    """
+
+    def __init__(
+        self,
+        make_model: Callable[[str, str], BaseKServeModel],
+        models_dir: str,
+        suffixes: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(make_model, models_dir, suffixes=suffixes)
+        try:
+            self.load_models()
+        except ModelMissingError as exc:
+            logger.warning("No model is loaded: %s", exc)

@@ -27,6 +27,8 @@ Run = Callable[[Any, dict[str, str], str], Awaitable[tuple[Any, dict[str, str]]]
 # Probes give up sooner: Kubernetes' after 1 s unless told otherwise.
 _HEALTH_TIMEOUT_S: Final = 5.0
 
+_VERBS: Final = {verb.name.lower(): verb for verb in InferenceVerb}
+
 _HANDLERS = ("preprocess", "validate", "predict", "postprocess", "explain", "__call__")
 
 
@@ -164,7 +166,7 @@ def _wants_batches(model: Model) -> bool:
 
 
 def _tensor_run(model: TensorModel, resources: ModelResources, metrics: ModelMetrics) -> Run:
-    observe = metrics.observe["predict"]
+    observers = metrics.observe
     batches = TensorBatches(model)
     check, respond = batches.check, model.respond
     submit = resources.batcher(batches.run, may_run_on_loop=True).submit
@@ -172,12 +174,10 @@ def _tensor_run(model: TensorModel, resources: ModelResources, metrics: ModelMet
     async def run(
         request: InferRequest, headers: dict[str, str], verb: str
     ) -> tuple[Any, dict[str, str]]:
-        if verb != "predict":
-            raise NotImplementedError(f"model {model.name} does not implement {verb}")
         started = perf_counter()
-        call = check(request)
-        outputs = await submit(call, call.key, call.n_rows, call.size)
-        observe(perf_counter() - started)
+        call = check(request, _VERBS[verb])
+        outputs = await submit(call, call.key, call.n_rows, call.size, call.kind)
+        observers[verb](perf_counter() - started)
         return respond(request, outputs), {}
 
     return run

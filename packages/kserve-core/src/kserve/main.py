@@ -36,6 +36,10 @@ class ServedModel(Protocol):
     def artifact_suffixes(self) -> tuple[str, ...]:
         """Give what it finds in a directory; see `TensorModel`."""
 
+    @property
+    def preferred_artifact(self) -> str:
+        """Give the name of the one that is meant where there are several, or an empty text."""
+
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the server's own flags to its command line."""
 
@@ -92,6 +96,7 @@ def _serve(model_class: ServedModel, args: argparse.Namespace, config: ServerCon
         lambda name, model_dir: model_class.from_args(name, model_dir, args),
         _absolute(args.model_dir),
         suffixes=model_class.artifact_suffixes,
+        preferred=model_class.preferred_artifact,
         model_name=config.model_name,
         max_versions=args.max_versions,
     )

@@ -1,7 +1,7 @@
 """What a model is: the contract of user code (`Model`) and that of our servers (`TensorModel`)."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
@@ -54,6 +54,8 @@ class BaseKServeModel:
         engine: True where `start_engine()` has to run beside the server.
         batching: Requests that wait together run together, in one call of `predict`.
         max_batch_size: Rows of a batch, if fewer than the server's limit.
+        max_concurrent_predicts: Plain handlers that may run at the same time where the server is
+            not told; None is 1. A model sets it by the end of its load.
     """
 
     version: str | None = None
@@ -61,6 +63,7 @@ class BaseKServeModel:
     engine: Any = False
     batching: bool = False
     max_batch_size: int | None = None
+    max_concurrent_predicts: int | None = None
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -122,7 +125,8 @@ class Model(InferenceModel):
 
     A handler may be a plain function, a coroutine function, a generator or an async generator, and
     may take fewer arguments than shown here. Plain ones run on a thread of the model's own, one
-    call at a time unless `--max_concurrent_predicts` says otherwise; async ones on the event loop.
+    call at a time unless `--max_concurrent_predicts`, or the attribute of this name, says
+    otherwise; async ones on the event loop.
     A V1 payload is a dict of lists, a V2 payload an `InferRequest`. Which form a handler has is
     looked up once, when the model is registered.
 
@@ -238,6 +242,9 @@ class PredictOptions:
     outputs: tuple[str, ...] = ()
 
 
+# What V1 calls the answer to each verb.
+RESULT_KEYS: Final = {"predict": "predictions", "explain": "explanations"}
+
 _NO_OPTIONS: Final = PredictOptions(MappingProxyType({}))
 
 
@@ -256,14 +263,18 @@ class TensorModel(Model):
         platform: The framework, for the metadata.
         artifact_suffixes: The suffixes of the files that `load` takes, lower-case, with dots, or
             the whole names.
+        preferred_artifact: The name of the one that `load` takes where there are several.
         versions: The versions that a model without numbered directories answers for itself.
         signature: What the model takes and gives.
+        can_explain: It defines `explain_tensors`; others answer an explain request 501.
         model_dir: The directory of the artifact; a `warmup.json` there is sent after the load.
     """
 
     batching = True
+    can_explain: bool = False
     platform: ClassVar[str] = ""
     artifact_suffixes: ClassVar[tuple[str, ...]] = ()
+    preferred_artifact: ClassVar[str] = ""
 
     def __init__(self, name: str, model_dir: str | None = None) -> None:
         super().__init__(name)
@@ -296,27 +307,62 @@ class TensorModel(Model):
         """
         raise NotImplementedError(f"{type(self).__name__} defines no predict_tensors")
 
+    def explain_tensors(self, tensors: Tensors, options: PredictOptions) -> Tensors:
+        """Explain the predictions of a batch; for models that say `can_explain`.
+
+        It is called as `predict_tensors` is, and rows of several requests run together in the same
+        way; requested outputs are none of its business.
+
+        Returns:
+            What each row's prediction is due to, by name, such as a number for each feature.
+
+        Raises:
+            ValueError, TypeError: The values do not suit the model: the client reads the text.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no explain_tensors")
+
+    def cost_kind(self, options: PredictOptions) -> Hashable:
+        """Give what tells predictions of one cost from those of another, such as the method called.
+
+        The cost of each kind is learnt by itself, and with it whether such a call is quick enough
+        for the event loop. There may be only as many kinds as the model has, whatever clients send.
+        """
+        return None
+
     def example_row(self) -> Tensors | None:
         """Give one row that the model can answer, for the warm-up; None leaves it to invent one."""
         return None
 
     def get_input_types(self) -> list[dict[str, Any]]:
-        """Give the metadata of the signature's inputs."""
+        """Give the metadata of the signature's inputs; of those that must be given."""
         return [spec.metadata() for spec in self.signature.inputs]
 
     def get_output_types(self) -> list[dict[str, Any]]:
         """Give the metadata of the signature's outputs."""
         return [spec.metadata() for spec in self.signature.outputs]
 
-    def infer(self, request: InferRequest) -> InferResponse:
-        """Check a request, predict, and give the response; blocks.
+    def infer(
+        self, request: InferRequest, verb: InferenceVerb = InferenceVerb.PREDICT
+    ) -> InferResponse:
+        """Check a request, predict or explain, and give the response; blocks.
 
         Raises:
             InvalidInput: The request does not fit the signature, or the model refused its values.
+            NotImplementedError: The model cannot explain.
         """
+        self.check_verb(verb)
         options = self.check_options(request)
         tensors = self.signature.check(request)
-        return self.respond(request, self.call(tensors, options))
+        return self.respond(request, self.call(tensors, options, verb))
+
+    def check_verb(self, verb: InferenceVerb) -> None:
+        """Check that the model can do what is asked of it.
+
+        Raises:
+            NotImplementedError: The model cannot explain.
+        """
+        if verb is InferenceVerb.EXPLAIN and not self.can_explain:
+            raise NotImplementedError(f"model {self.name} does not implement explain")
 
     def check_options(self, request: InferRequest) -> PredictOptions:
         """Give what a request asks for beside its tensors.
@@ -333,22 +379,30 @@ class TensorModel(Model):
             parameters = {k: v for k, v in parameters.items() if k != _WANTS_BINARY}
         return PredictOptions(parameters, self.signature.check_outputs(names) if names else ())
 
-    def call(self, tensors: Tensors, options: PredictOptions) -> Tensors:
-        """Call `predict_tensors`; values that do not suit the model are the client's mistake.
+    def call(
+        self,
+        tensors: Tensors,
+        options: PredictOptions,
+        verb: InferenceVerb = InferenceVerb.PREDICT,
+    ) -> Tensors:
+        """Call `predict_tensors`, or `explain_tensors`.
+
+        Values that do not suit the model are the client's mistake.
 
         Raises:
             InvalidInput: The model refused the values.
             InferenceError: It gave no output.
             Exception: Whatever else it raises.
         """
+        function = self.predict_tensors if verb is InferenceVerb.PREDICT else self.explain_tensors
         try:
-            outputs = self.predict_tensors(tensors, options)
+            outputs = function(tensors, options)
         except InvalidInput:
             raise
         except (ValueError, TypeError) as exc:
             raise InvalidInput(str(exc)) from exc
         if not outputs:
-            raise InferenceError("predict_tensors gave no output")
+            raise InferenceError(f"{function.__name__} gave no output")
         return outputs
 
     # Plain here, as the servers of KServe's SDK have it.
@@ -363,16 +417,31 @@ class TensorModel(Model):
         Raises:
             InvalidInput: The payload does not fit the model.
         """
+        return self._answer(payload, InferenceVerb.PREDICT)
+
+    # Plain, as `predict` is.
+    def explain(self, payload: Any, headers: dict[str, str] | None = None) -> Any:
+        """Explain the predictions for a payload; takes and gives what `predict` does; blocks.
+
+        Raises:
+            NotImplementedError: The model cannot explain.
+            InvalidInput: The payload does not fit the model.
+        """
+        return self._answer(payload, InferenceVerb.EXPLAIN)
+
+    def _answer(self, payload: Any, verb: InferenceVerb) -> Any:
         if isinstance(payload, InferRequest):
-            return self.infer(payload)
+            return self.infer(payload, verb)
         # The way through the codec gives the same tensors and numbers as a request does.
         request = v1_json.decode_tensors(
             v1_json.encode(payload).body,
             self.name,
             self.signature.inputs,
+            optional_inputs=self.signature.optional_inputs,
             is_table=self.signature.is_table,
         )
-        return v1_json.decode(v1_json.encode_response(self.infer(request)).body)
+        key = RESULT_KEYS[verb.name.lower()]
+        return v1_json.decode(v1_json.encode_response(self.infer(request, verb), key).body)
 
     def respond(self, request: InferRequest, outputs: Tensors) -> InferResponse:
         """Put outputs into the response to a request."""

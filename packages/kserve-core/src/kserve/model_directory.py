@@ -34,19 +34,22 @@ class Contents(StrEnum):
     MODELS = "models"
 
 
-def classify(directory: str | os.PathLike[str], suffixes: Sequence[str]) -> Contents:
+def classify(
+    directory: str | os.PathLike[str], suffixes: Sequence[str], preferred: str = ""
+) -> Contents:
     """Say what a directory holds; an artifact at the top hides all directories beside it.
 
     Args:
         directory: A path, or a `file://` address.
         suffixes: Those of the artifacts, lower-case with dots; with none, any file is an artifact.
+        preferred: Of several artifacts, the name of the one that is meant.
 
     Raises:
         ModelMissingError: It is not there, or holds nothing that can be served.
         ModelLoadError: It holds several artifacts, or versions beside models.
     """
     path = local_path(directory)
-    missing = _find_artifact(path, suffixes)
+    missing = _find_artifact(path, suffixes, preferred)
     if missing is None:
         return Contents.ARTIFACT
     names = list_model_directories(path)
@@ -63,8 +66,12 @@ def classify(directory: str | os.PathLike[str], suffixes: Sequence[str]) -> Cont
     return Contents.VERSIONS
 
 
-def find_versions(directory: str | os.PathLike[str], suffixes: Sequence[str]) -> dict[str, Path]:
+def find_versions(
+    directory: str | os.PathLike[str], suffixes: Sequence[str], preferred: str = ""
+) -> dict[str, Path]:
     """Give the directories of one model by version, the newest (highest number) first.
+
+    The arguments are those of `classify`.
 
     Returns:
         The directory itself, as `UNVERSIONED`, where it holds no versions.
@@ -76,7 +83,8 @@ def find_versions(directory: str | os.PathLike[str], suffixes: Sequence[str]) ->
     """
     path = local_path(directory)
     names = list_model_directories(path)
-    if not any(map(_is_version, names)) or classify(path, suffixes) is not Contents.VERSIONS:
+    is_versioned = any(map(_is_version, names))
+    if not is_versioned or classify(path, suffixes, preferred) is not Contents.VERSIONS:
         # What is wrong with it, the load says best.
         return {UNVERSIONED: path}
     # TensorFlow's exporters pad the number with zeros: it counts, not its spelling.
@@ -129,10 +137,10 @@ def fingerprints(directories: Mapping[str, Path]) -> dict[str, Fingerprint]:
     return {key: fingerprint(directory) for key, directory in directories.items()}
 
 
-def _find_artifact(path: Path, suffixes: Sequence[str]) -> ModelMissingError | None:
+def _find_artifact(path: Path, suffixes: Sequence[str], preferred: str) -> ModelMissingError | None:
     """Give None where there is an artifact, else the error that says that there is none."""
     try:
-        find_artifact(path, suffixes)
+        find_artifact(path, suffixes, preferred)
     except ModelMissingError as exc:
         is_any_file = not suffixes and any((path / name).is_file() for name in _visible(path))
         return None if is_any_file else exc

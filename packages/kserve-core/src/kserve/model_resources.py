@@ -37,9 +37,10 @@ class ModelResources:
         threads: ModelThreads | None = None,
         on_hang: OnHang | None = None,
     ) -> None:
+        n_threads = config.max_concurrent_predicts or model.max_concurrent_predicts or 1
         self.threads = threads or ModelThreads(
             name,
-            config.max_concurrent_predicts,
+            n_threads,
             config.hang_timeout_s,
             None if on_hang is None else partial(_report_hang, weakref.ref(model), on_hang),
         )
@@ -49,7 +50,7 @@ class ModelResources:
             min(config.max_batch_size, model.max_batch_size or config.max_batch_size),
             config.max_batch_delay_ms / 1000,
             config.max_queued_rows,
-            config.max_concurrent_predicts,
+            n_threads,
         )
         self._batcher: Batcher | None = None
 

@@ -32,12 +32,15 @@ class TensorSpec:
         shape: Its axes; -1 is an axis of any length.
         exact: False where the artifact does not tell the datatype and `datatype` is a guess:
             values are then passed on as they came.
+        is_ranked: False where the artifact does not tell the axes, not even how many: `shape` is
+            then what the metadata says, and any shape is passed on.
     """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     exact: bool = True
+    is_ranked: bool = True
 
     def __post_init__(self) -> None:
         """Take a list as the shape, too: shapes are compared with tuples."""
@@ -56,14 +59,22 @@ class Signature:
         inputs: What it takes; empty where the artifact does not tell, then nothing is checked.
         outputs: What it gives unless the request names other outputs.
         optional_outputs: What it gives only on request.
+        optional_inputs: What a request may give beside the inputs, each by its name; they are no
+            rows, and a request that gives one runs alone.
         is_table: The inputs are the columns of one table, each of shape (n_rows,). One tensor of
             shape (n_rows, n_columns) then stands for all of them, in their order.
+        may_be_empty: A request may have no inputs at all: the model needs none.
+        has_rows: An axis 0 of -1 is the rows, of which all inputs have as many. False where axes
+            of any length have nothing to do with one another.
     """
 
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     optional_outputs: tuple[TensorSpec, ...] = ()
+    optional_inputs: tuple[TensorSpec, ...] = ()
     is_table: bool = False
+    may_be_empty: bool = False
+    has_rows: bool = True
 
     def check(self, request: InferRequest) -> Tensors:
         """Give the request's tensors as the model takes them; see `conform`.
@@ -88,27 +99,15 @@ class Signature:
             different numbers of rows where the signature says that axis 0 may be of any length.
         """
         given = {tensor.name: tensor.as_view() for tensor in request.inputs}
+        if self.optional_inputs:
+            return self._check_with_optional(given)
         if not self.inputs:
             return {name: _convert(array, None, name) for name, array in given.items()}
-        if len(given) == 1 and self._is_matrix(next(iter(given.values()))):
-            return self._check_matrix(given)
-        if len(self.inputs) == 1:
-            spec = self.inputs[0]
-            if len(given) != 1:
-                got = f"{len(given)}: {quoted(given)}" if given else "none"
-                raise InvalidInput(f"expected one input, {spec.name!r}, got {got}")
-            ((name, array),) = given.items()
-            return {spec.name: _conform(array, spec, name)}
-        if self.is_table and len(given) == 1:
-            self._check_lone(given)
-        self._check_names(given)
-        tensors = {spec.name: _conform(given[spec.name], spec, spec.name) for spec in self.inputs}
-        _check_rows([spec.name for spec in self.inputs if spec.shape[:1] == (-1,)], tensors)
-        return tensors
+        return self._check_inputs(given)
 
     def convert(self, tensors: Tensors) -> Tensors:
         """Give tensors that `conform` gave in the signature's datatypes, and aligned."""
-        targets = {spec.name: _target(spec) for spec in self.inputs}
+        targets = {spec.name: _target(spec) for spec in (*self.inputs, *self.optional_inputs)}
         if self.is_table:
             exact = [spec for spec in self.inputs if spec.exact]
             targets.setdefault(TABLE_NAME, _target(exact[0]) if exact else None)
@@ -130,6 +129,35 @@ class Signature:
                     f"Unexpected inference output {name!r}: the model has {quoted(known)}"
                 )
         return requested
+
+    def _check_with_optional(self, given: Tensors) -> Tensors:
+        optional = {
+            spec.name: _conform(given.pop(spec.name), spec, spec.name)
+            for spec in self.optional_inputs
+            if spec.name in given
+        }
+        if self.inputs:
+            return self._check_inputs(given) | optional
+        self._check_names(given)
+        return optional
+
+    def _check_inputs(self, given: Tensors) -> Tensors:
+        if len(given) == 1 and self._is_matrix(next(iter(given.values()))):
+            return self._check_matrix(given)
+        if len(self.inputs) == 1:
+            spec = self.inputs[0]
+            if len(given) != 1:
+                got = f"{len(given)}: {quoted(given)}" if given else "none"
+                raise InvalidInput(f"expected one input, {spec.name!r}, got {got}")
+            ((name, array),) = given.items()
+            return {spec.name: _conform(array, spec, name)}
+        if self.is_table and len(given) == 1:
+            self._check_lone(given)
+        self._check_names(given)
+        tensors = {spec.name: _conform(given[spec.name], spec, spec.name) for spec in self.inputs}
+        if self.has_rows:
+            _check_rows([spec.name for spec in self.inputs if spec.shape[:1] == (-1,)], tensors)
+        return tensors
 
     def _is_matrix(self, array: NDArray[Any]) -> bool:
         return self.is_table and array.ndim == 2 and (len(self.inputs) > 1 or array.shape[1] != 1)
@@ -159,10 +187,18 @@ class Signature:
         if missing or unknown:
             parts = [f"missing {quoted(missing)}"] if missing else []
             parts += [f"unknown {quoted(unknown)}"] if unknown else []
-            raise InvalidInput(f"expected inputs {quoted(expected)}: {', '.join(parts)}")
+            raise InvalidInput(f"expected {self._inputs_text(expected)}: {', '.join(parts)}")
+
+    def _inputs_text(self, names: list[str]) -> str:
+        """Name the inputs that a request may have."""
+        text = f"inputs {quoted(names)}" if names else "no inputs"
+        optional = [spec.name for spec in self.optional_inputs]
+        return f"{text} and perhaps {quoted(optional)}" if optional else text
 
 
 def _conform(array: NDArray[Any], spec: TensorSpec, name: str) -> NDArray[Any]:
+    if not spec.is_ranked:
+        return _convert(array, spec, name)
     if array.ndim == 2 and len(spec.shape) == 1 and array.shape[1] == 1:
         array = array.reshape(-1)
     if len(spec.shape) != array.ndim or any(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kserve.errors import RowCountError
-from kserve.model import PredictOptions, TensorModel
+from kserve.model import InferenceVerb, PredictOptions, TensorModel
 from kserve.protocol.infer_type import InferRequest
 from kserve.signature import MAX_EAGER_BYTES, Signature, Tensors
 
@@ -20,19 +20,23 @@ class TensorCall:
     Attributes:
         tensors: As the signature has them; large ones not yet converted.
         options: What else it asks for.
+        verb: Whether it wants predictions or explanations.
         key: Calls of equal keys may join; None runs alone.
         n_rows: Its rows, at least 1.
         is_large: A tensor may still have to be converted.
+        kind: Tells calls of one cost per element from those of another.
         size: Its elements, at least 1. Where an axis beside the rows may be of any length, or
             nothing is known of the axes, the rows tell nothing of the cost.
     """
 
     tensors: Tensors
     options: PredictOptions
+    verb: InferenceVerb
     key: Hashable
     n_rows: int
     size: int
     is_large: bool
+    kind: Hashable
 
 
 class TensorBatches:
@@ -47,13 +51,17 @@ class TensorBatches:
         self._signature: Signature | None = None
         self._has_rows = False
 
-    def check(self, request: InferRequest) -> TensorCall:
+    def check(
+        self, request: InferRequest, verb: InferenceVerb = InferenceVerb.PREDICT
+    ) -> TensorCall:
         """Check a request against the signature.
 
         Raises:
             InvalidInput: It does not fit.
+            NotImplementedError: The model cannot explain.
         """
         model = self._model
+        model.check_verb(verb)
         signature = model.signature
         if signature is not self._signature:
             self._signature = signature
@@ -67,9 +75,11 @@ class TensorBatches:
             inputs.append((name, _kind(array), array.shape[1:]))
         n_rows = _n_rows(tensors)
         key = None
-        if self._has_rows and n_rows > 0:
-            key = (tuple(inputs), options.outputs, _parameters_key(options))
-        return TensorCall(tensors, options, key, n_rows or 1, size or 1, is_large)
+        is_plain = not signature.optional_inputs or len(tensors) <= len(signature.inputs)
+        if self._has_rows and is_plain and n_rows > 0:
+            key = (verb, tuple(inputs), options.outputs, _parameters_key(options))
+        kind = verb if verb is not InferenceVerb.PREDICT else model.cost_kind(options)
+        return TensorCall(tensors, options, verb, key, n_rows or 1, size or 1, is_large, kind)
 
     def run(self, calls: list[TensorCall]) -> list[Tensors]:
         """Call the model once for calls of equal keys, or for one; blocks.
@@ -86,7 +96,7 @@ class TensorBatches:
         tensors = first.tensors if len(calls) == 1 else _join(calls)
         if first.is_large:
             tensors = self._model.signature.convert(tensors)
-        outputs = self._model.call(tensors, first.options)
+        outputs = self._model.call(tensors, first.options, first.verb)
         if first.key is None:
             return [outputs]
         counts = [call.n_rows for call in calls]
@@ -97,7 +107,7 @@ class TensorBatches:
 def has_rows(signature: Signature) -> bool:
     """Say whether axis 0 of everything that a model takes and gives is the rows."""
     specs = (*signature.inputs, *signature.outputs, *signature.optional_outputs)
-    is_known = bool(signature.inputs and signature.outputs)
+    is_known = bool(signature.has_rows and signature.inputs and signature.outputs)
     return is_known and all(spec.shape[:1] == (-1,) for spec in specs)
 
 

@@ -299,3 +299,25 @@ class ServerProcess:
             self._has_ended = True
             self._has_written.notify_all()
         stderr.close()
+
+
+def v1_tables(columns: Mapping[str, list[Any]]) -> dict[str, dict[str, Any]]:
+    """Give a table as a V1 body in every form that named columns have, by a name of the form."""
+    records = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    tables = [{name: {"0": value} for name, value in record.items()} for record in records]
+    labelled = {
+        name: {str(index): value for index, value in enumerate(values)}
+        for name, values in columns.items()
+    }
+    return {
+        "rows": {"instances": [list(record.values()) for record in records]},
+        "rows as objects": {"instances": records},
+        "columns in another order": {"instances": [dict(reversed(r.items())) for r in records]},
+        "rows under inputs": {"inputs": records},
+        "lists of objects": {"inputs": [[record] for record in records]},
+        "lists of one value": {"instances": [{n: [v] for n, v in r.items()} for r in records]},
+        "columns": {"inputs": dict(columns)},
+        "columns by label": {"inputs": labelled},
+        "tables of one row": {"inputs": tables},
+        "tables under instances": {"instances": tables},
+    }

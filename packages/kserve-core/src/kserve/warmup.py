@@ -32,7 +32,8 @@ def warm_up(model: TensorModel) -> None:
 
 def _send_file(model: TensorModel, path: Path) -> None:
     try:
-        model.infer(v2_json.decode(path.read_bytes(), model.name))
+        may_be_empty = model.signature.may_be_empty
+        model.infer(v2_json.decode(path.read_bytes(), model.name, may_be_empty=may_be_empty))
     except Exception as exc:
         raise ModelLoadError(f"{path}: the warm-up request failed: {exc}") from exc
 

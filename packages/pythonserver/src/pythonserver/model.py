@@ -19,6 +19,7 @@ class PythonModel:
     """What `python -m pythonserver` makes its models with."""
 
     artifact_suffixes = ("model.py",)
+    preferred_artifact = ""
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:

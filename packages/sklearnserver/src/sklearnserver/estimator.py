@@ -5,23 +5,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kserve.errors import ModelLoadError
 from kserve.logging import logger
+from kserve.methods import OUTPUT_NAME, Methods, spec_of
 from kserve.protocol.codec.dtypes import NUMPY_DTYPES, from_np_dtype
-from kserve.signature import Signature, Tensors, TensorSpec
+from kserve.signature import TABLE_NAME, Signature, Tensors, TensorSpec
+from kserve.tables import column_names, table_inputs
 from sklearnserver.columns import Table, table_of, takes_records, takes_texts
-from sklearnserver.features import (
-    INPUT_NAME,
-    MakeFeatures,
-    anything,
-    column_names,
-    records,
-    table_features,
-    table_inputs,
-    texts,
-)
+from sklearnserver.features import MakeFeatures, anything, records, table_features, texts
 from sklearnserver.parts import forget_feature_names
 from sklearnserver.results import to_tensors
 
@@ -33,8 +25,6 @@ METHODS: Final = (
     "transform",
     "score_samples",
 )
-# Upstream's name for what the method gives.
-OUTPUT_NAME: Final = "output-0"
 _OUTPUT_STEM: Final = "output"
 
 # Have nothing to fit, and do not say so in scikit-learn 1.5.
@@ -54,17 +44,13 @@ class ServedEstimator:
     Attributes:
         signature: What it takes and gives.
         make_features: Makes of tensors what its methods take.
-        calls: The methods that it has, by name.
-        method: The name of the one that answers by default.
-        method_outputs: The method of each output that only comes on request.
+        methods: The methods that it has.
         example_row: One row that its methods can take; None where nothing can be invented.
     """
 
     signature: Signature
     make_features: MakeFeatures
-    calls: Mapping[str, Call]
-    method: str
-    method_outputs: Mapping[str, str]
+    methods: Methods
     example_row: Tensors | None
 
 
@@ -93,15 +79,17 @@ def describe(estimator: Any, method: str | None, owner: str) -> ServedEstimator:
             is_table=inputs.is_table,
         ),
         make_features=inputs.make_features,
-        calls=calls,
-        method=method,
-        method_outputs={spec.name: name for name, specs in optional.items() for spec in specs},
+        methods=Methods(
+            calls,
+            method,
+            {spec.name: name for name, specs in optional.items() for spec in specs},
+            _name_result,
+        ),
         example_row=inputs.example and {name: rows[:1] for name, rows in inputs.example.items()},
     )
 
 
-def name_result(result: Any, method: str | None = None) -> Tensors:
-    """Name what a method gave; by default as the model's own outputs."""
+def _name_result(result: Any, method: str | None) -> Tensors:
     return to_tensors(result, method or OUTPUT_NAME, method or _OUTPUT_STEM)
 
 
@@ -176,8 +164,8 @@ class _Inputs:
 def _inputs(estimator: Any) -> _Inputs:
     if takes_texts(estimator):
         example = np.full(_N_TRIAL_ROWS, "", dtype=np.object_)
-        spec = TensorSpec(INPUT_NAME, "BYTES", (-1,))
-        return _Inputs((spec,), texts, example={INPUT_NAME: example})
+        spec = TensorSpec(TABLE_NAME, "BYTES", (-1,))
+        return _Inputs((spec,), texts, example={TABLE_NAME: example})
     table = table_of(estimator)
     if table is None:
         return _Inputs((), records if takes_records(estimator) else anything)
@@ -187,13 +175,15 @@ def _inputs(estimator: Any) -> _Inputs:
 
 
 def _table_inputs(table: Table) -> _Inputs:
-    specs = table_inputs(table)
+    kinds = [(column.datatype, column.exact) for column in table.columns]
+    specs = table_inputs(kinds, table.names)
+    names = column_names(table.names, len(kinds))
     is_table = specs[0].shape == (-1,)
     columns = {
         name: np.full(_N_TRIAL_ROWS, column.example, NUMPY_DTYPES[column.datatype])
-        for name, column in zip(column_names(table), table.columns, strict=True)
+        for name, column in zip(names, table.columns, strict=True)
     }
-    matrix = {} if is_table else {INPUT_NAME: np.column_stack(list(columns.values()))}
+    matrix = {} if is_table else {TABLE_NAME: np.column_stack(list(columns.values()))}
     return _Inputs(specs, table_features(table), is_table, columns if is_table else matrix)
 
 
@@ -215,7 +205,7 @@ class _Outputs:
         if result is None:
             return (self._guess(method, name),)
         tensors = to_tensors(result, name, stem)
-        return tuple(_spec(each, array) for each, array in tensors.items())
+        return tuple(spec_of(each, array) for each, array in tensors.items())
 
     def _guess(self, method: str, name: str) -> TensorSpec:
         classes = np.asarray(self._classes) if isinstance(self._classes, np.ndarray) else None
@@ -237,7 +227,3 @@ def _try(call: Call, features: Any) -> Any:
         # Invented rows need not make sense to the model.
         logger.debug("A trial prediction failed: %s", exc)
         return None
-
-
-def _spec(name: str, array: NDArray[Any]) -> TensorSpec:
-    return TensorSpec(name, from_np_dtype(array.dtype) or "FP64", (-1, *array.shape[1:]))

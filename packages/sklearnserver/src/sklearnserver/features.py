@@ -1,44 +1,21 @@
 """Tensors to what an estimator takes: an array, a DataFrame, or a list of texts."""
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kserve.errors import InvalidInput
-from kserve.signature import Tensors, TensorSpec
+from kserve.signature import Tensors
+from kserve.tables import as_matrix, column_names, decode_texts
 from sklearnserver.columns import Column, Table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Upstream's name for the only input.
-INPUT_NAME: Final = "input-0"
-
 # tensors as the signature says -> what the estimator's methods take
 MakeFeatures = Callable[[Tensors], Any]
-
-
-def table_inputs(table: Table) -> tuple[TensorSpec, ...]:
-    """Give one input for each named column, else one for the whole array.
-
-    An array of columns that differ is given as a table too, of the names that scikit-learn itself
-    makes up for its columns: x0, x1, ...
-    """
-    kinds = {(column.datatype, column.exact) for column in table.columns}
-    if table.names is None and len(kinds) == 1:
-        ((datatype, exact),) = kinds
-        return (TensorSpec(INPUT_NAME, datatype, (-1, len(table.columns)), exact),)
-    return tuple(
-        TensorSpec(name, column.datatype, (-1,), column.exact)
-        for name, column in zip(column_names(table), table.columns, strict=True)
-    )
-
-
-def column_names(table: Table) -> tuple[str, ...]:
-    """Give the names of the columns, made up if the estimator has none."""
-    return table.names or tuple(f"x{index}" for index in range(len(table.columns)))
 
 
 def table_features(table: Table) -> MakeFeatures:
@@ -46,7 +23,7 @@ def table_features(table: Table) -> MakeFeatures:
     if table.needs_frame:
         return lambda tensors: _frame(tensors, table)
     if all(column.datatype == "FP64" and column.exact for column in table.columns):
-        return _numbers
+        return as_matrix
     return lambda tensors: _objects(tensors, table)
 
 
@@ -57,7 +34,7 @@ def texts(tensors: Tensors) -> list[Any]:
         InvalidInput: An element is null or not UTF-8.
     """
     ((name, array),) = tensors.items()
-    documents: list[Any] = decode(array, name, missing=None).tolist()
+    documents: list[Any] = decode_texts(array, name, missing=None).tolist()
     if None in documents:
         # A vectorizer would complain of a NaN that nobody sent.
         raise InvalidInput(
@@ -91,36 +68,6 @@ def anything(tensors: Tensors) -> Any:
     return array.tolist() if array.dtype.kind == "O" and array.ndim == 1 else array
 
 
-def decode(array: NDArray[Any], name: str, missing: float | None) -> NDArray[Any]:
-    """Give the elements of a BYTES tensor as `str`, and `missing` for None.
-
-    Raises:
-        InvalidInput: An element is not UTF-8.
-    """
-    values = array.ravel().tolist()
-    if set(map(type, values)) <= {str}:
-        return array
-    decoded = np.empty(len(values), dtype=np.object_)
-    try:
-        decoded[:] = [_text(value, missing) for value in values]
-    except UnicodeDecodeError as exc:
-        raise InvalidInput(f"input {name!r}: expected UTF-8 text, got {exc}") from exc
-    return decoded.reshape(array.shape)
-
-
-def _text(value: Any, missing: float | None) -> Any:
-    if isinstance(value, bytes):
-        return value.decode()
-    return missing if value is None else value
-
-
-def _numbers(tensors: Tensors) -> NDArray[Any]:
-    if len(tensors) == 1:
-        (array,) = tensors.values()
-        return array if array.ndim == 2 else array.reshape(-1, 1)
-    return np.column_stack(list(tensors.values()))
-
-
 def _objects(tensors: Tensors, table: Table) -> NDArray[Any]:
     columns = _columns(tensors, table)
     if len({array.dtype for array in columns.values()}) == 1:
@@ -134,7 +81,7 @@ def _frame(tensors: Tensors, table: Table) -> "pd.DataFrame":
     if _is_matrix(tensors) and all(column.datatype == "FP64" for column in table.columns):
         (array,) = tensors.values()
         if array.dtype.kind != "O":
-            return pd.DataFrame(array, columns=list(column_names(table)), copy=False)
+            return pd.DataFrame(array, columns=list(_names(table)), copy=False)
     return _frame_of(_columns(tensors, table))
 
 
@@ -148,12 +95,16 @@ def _frame_of(columns: Tensors) -> "pd.DataFrame":
     )
 
 
+def _names(table: Table) -> tuple[str, ...]:
+    return column_names(table.names, len(table.columns))
+
+
 def _is_matrix(tensors: Tensors) -> bool:
     return len(tensors) == 1 and next(iter(tensors.values())).ndim == 2
 
 
 def _columns(tensors: Tensors, table: Table) -> Tensors:
-    names = column_names(table)
+    names = _names(table)
     arrays: Iterable[NDArray[Any]] = tensors.values()
     if _is_matrix(tensors):
         (matrix,) = tensors.values()
@@ -165,12 +116,12 @@ def _columns(tensors: Tensors, table: Table) -> Tensors:
 
 
 def _column(array: NDArray[Any], name: str, column: Column) -> NDArray[Any]:
-    return decode(array, name, column.missing) if array.dtype.kind == "O" else array
+    return decode_texts(array, name, column.missing) if array.dtype.kind == "O" else array
 
 
 def _decoded(tensors: Tensors) -> Tensors:
     return {
-        name: decode(array, name, missing=np.nan) if array.dtype.kind == "O" else array
+        name: decode_texts(array, name, missing=np.nan) if array.dtype.kind == "O" else array
         for name, array in tensors.items()
     }
 

@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from kserve.errors import ModelLoadError
+from kserve.pickles import TRUST_ADVICE
 
 SUFFIXES = (".joblib", ".pkl", ".pickle", ".skops")
 
 _METHODS = ("predict", "transform", "fit_predict", "fit_transform", "score_samples", "fit")
-
-_TRUST = "start with --allow_pickle or KSERVE_ALLOW_PICKLE=true if you trust the source"
 
 _logger = logging.getLogger("kserve")
 # `warnings.catch_warnings` changes the whole process, so one load at a time.
@@ -86,8 +85,8 @@ def _load_pickle(path: Path, allow_pickle: bool) -> Any:
             return RestrictedUnpickler(stream).load()
         except RefusedPickleError as error:
             raise ModelLoadError(
-                f"{path.name}: refused, because {error}: {_TRUST}, or save the model as .skops with"
-                f" known types {_versions(path)}"
+                f"{path.name}: refused, because {error}: {TRUST_ADVICE}, or save the model"
+                f" as .skops with known types {_versions(path)}"
             ) from error
 
 
@@ -104,7 +103,7 @@ def _load_skops(path: Path, allow_pickle: bool) -> Any:
         if refused:
             raise ModelLoadError(
                 f"{path.name}: refused, because these are not on the list of allowed types:"
-                f" {refused}: {_TRUST} {_versions(path)}"
+                f" {refused}: {TRUST_ADVICE} {_versions(path)}"
             )
     return skops.io.load(path, trusted=types)
 
@@ -127,7 +126,9 @@ def _open_lz4(stream: Any) -> Any:
 
 def _refuse_old_joblib(stream: Any) -> Any:
     name = Path(stream.name).name
-    raise ModelLoadError(f"{name}: written by joblib 0.9 or older: save it again, or {_TRUST}")
+    raise ModelLoadError(
+        f"{name}: written by joblib 0.9 or older: save it again, or {TRUST_ADVICE}"
+    )
 
 
 # First bytes to opener, as joblib tells its compressed files apart. Source: joblib/compressor.py.

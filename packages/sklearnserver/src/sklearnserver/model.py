@@ -1,24 +1,22 @@
 """The scikit-learn model and the repository of several."""
 
 import argparse
-import os
+from collections.abc import Hashable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Self
 
 from kserve.artifact import find_artifact
-from kserve.config import positive
-from kserve.cpu import cpu_count
-from kserve.directory_repository import DirectoryRepository
-from kserve.errors import InvalidInput, ModelMissingError
-from kserve.logging import logger
+from kserve.config import is_set, threads
+from kserve.cpu import thread_count
+from kserve.directory_repository import LoadedRepository
 from kserve.model import PredictOptions, TensorModel
 from kserve.model_repository import MODEL_MOUNT_DIRS
+from kserve.pickles import add_allow_pickle, is_pickle_allowed
 from kserve.signature import Tensors
-from sklearnserver.estimator import METHODS, ServedEstimator, describe, name_result
+from sklearnserver.estimator import METHODS, ServedEstimator, describe
 from sklearnserver.loading import load_estimator
 from sklearnserver.parts import set_jobs
 
-_ALLOW_PICKLE_VARIABLE: Final = "KSERVE_ALLOW_PICKLE"
 # Upstream's switch.
 _PREDICT_PROBA_VARIABLE: Final = "PREDICT_PROBA"
 
@@ -53,7 +51,7 @@ class SKLearnModel(TensorModel):
         super().__init__(name, model_dir)
         self._method = method
         self._allow_pickle = allow_pickle
-        self._n_jobs = cpu_count() if n_jobs == -1 else n_jobs
+        self._n_jobs = thread_count(n_jobs)
         self._served: ServedEstimator | None = None
 
     @classmethod
@@ -64,14 +62,10 @@ class SKLearnModel(TensorModel):
             choices=METHODS,
             help="the method that answers requests (predict, or transform without a predict)",
         )
-        parser.add_argument(
-            "--allow_pickle",
-            action="store_true",
-            help="load any pickle, which can run any code: only for artifacts of a trusted source",
-        )
+        add_allow_pickle(parser)
         parser.add_argument(
             "--n_jobs",
-            type=_jobs,
+            type=threads,
             default=1,
             help="threads of one prediction, -1 for as many as there are CPUs (%(default)s)",
         )
@@ -97,10 +91,7 @@ class SKLearnModel(TensorModel):
         """
         assert self.model_dir is not None
         path = find_artifact(self.model_dir, self.artifact_suffixes)
-        allow_pickle = self._allow_pickle
-        if allow_pickle is None:
-            allow_pickle = _is_set(_ALLOW_PICKLE_VARIABLE)
-        estimator = load_estimator(path, allow_pickle=allow_pickle)
+        estimator = load_estimator(path, allow_pickle=is_pickle_allowed(self._allow_pickle))
         set_jobs(estimator, self._n_jobs)
         with self._in_threads():
             self._served = describe(estimator, self._method or _preferred(estimator), str(path))
@@ -111,6 +102,11 @@ class SKLearnModel(TensorModel):
     def example_row(self) -> Tensors | None:
         """Give a row of categories that the encoders know."""
         return None if self._served is None else self._served.example_row
+
+    def cost_kind(self, options: PredictOptions) -> Hashable:
+        """Give the methods that are called."""
+        assert self._served is not None
+        return self._served.methods.cost_kind(options)
 
     def predict_tensors(self, tensors: Tensors, options: PredictOptions) -> Tensors:
         """Call the method, or that of the parameter `method`, and those of requested outputs.
@@ -123,8 +119,10 @@ class SKLearnModel(TensorModel):
             InvalidInput: The estimator has no such method, or text is not UTF-8.
             ValueError, TypeError: The estimator refuses the values.
         """
+        served = self._served
+        assert served is not None
         with self._in_threads():
-            return self._predict(tensors, options)
+            return served.methods.predict(served.make_features(tensors), options)
 
     def _in_threads(self) -> AbstractContextManager[object]:
         """Run the jobs of the block in threads: some estimators start processes otherwise."""
@@ -135,27 +133,8 @@ class SKLearnModel(TensorModel):
         context: AbstractContextManager[object] = joblib.parallel_config(backend="threading")
         return context
 
-    def _predict(self, tensors: Tensors, options: PredictOptions) -> Tensors:
-        served = self._served
-        assert served is not None
-        method = served.method
-        if "method" in options.parameters:
-            method = _checked(options.parameters["method"], served)
-        features = served.make_features(tensors)
-        if not options.outputs:
-            return name_result(served.calls[method](features))
-        results: dict[str, Any] = {}
-        outputs: Tensors = {}
-        for name in options.outputs:
-            own = served.method_outputs.get(name)
-            called = own or method
-            if called not in results:
-                results[called] = served.calls[called](features)
-            outputs |= name_result(results[called], own)
-        return outputs
 
-
-class SKLearnModelRepository(DirectoryRepository):
+class SKLearnModelRepository(LoadedRepository):
     """Models in the sub-directories of a directory, each loaded now.
 
     Args:
@@ -165,30 +144,8 @@ class SKLearnModelRepository(DirectoryRepository):
 
     def __init__(self, model_dir: str = MODEL_MOUNT_DIRS) -> None:
         super().__init__(SKLearnModel, model_dir)
-        try:
-            self.load_models()
-        except ModelMissingError as exc:
-            logger.warning("No model is loaded: %s", exc)
 
 
 def _preferred(estimator: Any) -> str | None:
-    is_wanted = _is_set(_PREDICT_PROBA_VARIABLE) and hasattr(estimator, "predict_proba")
+    is_wanted = is_set(_PREDICT_PROBA_VARIABLE) and hasattr(estimator, "predict_proba")
     return "predict_proba" if is_wanted else None
-
-
-def _is_set(variable: str) -> bool:
-    return os.environ.get(variable, "").strip().lower() == "true"
-
-
-def _jobs(text: str) -> int:
-    """Read an integer of 1 or more, or -1."""
-    return -1 if text == "-1" else positive(text)
-
-
-def _checked(method: Any, served: ServedEstimator) -> str:
-    if not isinstance(method, str) or method not in served.calls:
-        raise InvalidInput(
-            f"parameter 'method': the model has no method {method!r}, "
-            f"it has {', '.join(served.calls)}"
-        )
-    return method

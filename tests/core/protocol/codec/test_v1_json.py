@@ -289,7 +289,10 @@ def test_passes_the_parameters_on() -> None:
             id="a boolean among numbers",
         ),
         pytest.param(
-            b'{"instances":[[{"a":1}]]}', (), "[0, 0] is an object, expected FP64", id="an object"
+            b'{"instances":[[[{"a":1}]]]}',
+            (),
+            "[0, 0, 0] is an object, expected FP64",
+            id="an object",
         ),
         pytest.param(
             b'{"instances":[[1,1e300]]}',
@@ -483,13 +486,32 @@ def test_writes_predictions(outputs: dict[str, Any], expected: bytes, n_nulled: 
     assert v1_json.encode_response(response) == (expected, n_nulled)
 
 
-def test_refuses_outputs_of_different_lengths() -> None:
-    response = InferResponse(
-        "1", "m", [InferOutput("y", [2], "INT64", [1, 2]), InferOutput("z", [1], "INT64", [1])]
-    )
+@pytest.mark.parametrize(
+    ("outputs", "predictions"),
+    [
+        pytest.param(
+            [InferOutput("y", [2], "INT64", [1, 2]), InferOutput("z", [1], "INT64", [1])],
+            {"y": [1, 2], "z": [1]},
+            id="different lengths",
+        ),
+        pytest.param(
+            [InferOutput("y", [1, 2], "INT64", [1, 2]), InferOutput("n", [], "INT64", [7])],
+            {"y": [[1, 2]], "n": 7},
+            id="one without axes",
+        ),
+        pytest.param(
+            [InferOutput("m", [], "INT64", [6]), InferOutput("n", [], "INT64", [7])],
+            {"m": 6, "n": 7},
+            id="none with axes",
+        ),
+    ],
+)
+def test_outputs_that_are_no_rows_are_one_object(
+    outputs: list[InferOutput], predictions: dict[str, Any]
+) -> None:
+    answer = v1_json.encode_response(InferResponse("1", "m", outputs)).body
 
-    with pytest.raises(InferenceError, match="number of rows"):
-        v1_json.encode_response(response)
+    assert v1_json.decode(answer) == {"predictions": predictions}
 
 
 def test_an_output_that_is_no_json_is_the_models_fault() -> None:
@@ -541,3 +563,32 @@ def test_a_column_of_booleans_is_bool_whatever_number_the_model_takes() -> None:
             ("FP64", [50.0, 80.0]),
             ("BOOL", [True, False]),
         ]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        pytest.param(
+            b'{"inputs":{"any":[[1,2]],"scale":[3]}}',
+            [Tensor("any", "FP32", [1, 2], [1.0, 2.0]), Tensor("scale", "FP32", [1], [3.0])],
+            id="beside the only input",
+        ),
+        pytest.param(
+            b'{"inputs":{"a":[[1,2]],"k":4}}',
+            [Tensor("a", "FP32", [1, 2], [1.0, 2.0]), Tensor("k", "INT32", [], [4])],
+            id="scalar",
+        ),
+    ],
+)
+def test_optional_inputs_are_read_in_their_datatype(body: bytes, expected: list[Tensor]) -> None:
+    optional = (TensorSpec("scale", "FP32", (1,)), TensorSpec("k", "INT32", ()))
+
+    request = v1_json.decode_tensors(body, "m", (A_FP32,), optional_inputs=optional)
+
+    assert tensors(request) == expected
+
+
+@pytest.mark.parametrize("value", [b"4", b'{"b":4}', b"null"])
+def test_only_an_input_without_axes_may_be_no_list(value: bytes) -> None:
+    with pytest.raises(InvalidInput, match="input 'a': expected a list of values"):
+        v1_json.decode_tensors(b'{"inputs":{"a":%b}}' % value, "m", (A_FP32,))

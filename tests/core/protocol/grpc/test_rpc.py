@@ -1,10 +1,15 @@
 """Calls: what a request may say, what it may hold, and how it ends; over real sockets."""
 
+import asyncio
+import gc
 import gzip
+import random
 import threading
+import weakref
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -14,16 +19,20 @@ from hyperframe.frame import (
     DataFrame,
     HeadersFrame,
     RstStreamFrame,
+    SettingsFrame,
+    WindowUpdateFrame,
 )
 
 from kserve import InferResponse, Model, ModelServer, TensorModel
 from kserve.config import ServerConfig
 from kserve.errors import InvalidInput
+from kserve.protocol import compression
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as pb_grpc
+from kserve.protocol.grpc import message_reader
 from kserve.protocol.grpc import server as server_module
 from kserve.protocol.grpc.message_reader import PREFIX
-from kserve.protocol.grpc.rpc import read_timeout
+from kserve.protocol.grpc.rpc import Rpc, read_timeout
 from kserve.signature import Tensors
 from kserve.testing import Ports, request, serving_ports
 
@@ -31,7 +40,8 @@ WAIT_S = 10
 SERVICE = "/inference.GRPCInferenceService/"
 LIVE, INFER, STREAM = SERVICE + "ServerLive", SERVICE + "ModelInfer", SERVICE + "ModelStreamInfer"
 EMPTY = PREFIX.pack(0, 0)
-INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNIMPLEMENTED, UNAVAILABLE = "3", "8", "12", "14"
+INVALID_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED = "3", "4", "8"
+UNIMPLEMENTED, UNAVAILABLE = "12", "14"
 Connect = Callable[..., Any]
 
 
@@ -324,20 +334,147 @@ def test_messages_of_all_wires_share_the_room_that_there_is(connect: Connect) ->
     assert [well["grpc-status"], again["grpc-status"]] == ["0", "0"]
 
 
+@pytest.mark.parametrize("is_reset", [True, False], ids=["reset", "amid a frame"])
+def test_a_message_that_does_not_come_to_its_end_leaves_the_memory(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, is_reset: bool
+) -> None:
+    arrays: list[weakref.ref[Any]] = []
+
+    def noting(*args: Any) -> Any:
+        array = np.empty(*args)
+        arrays.append(weakref.ref(array))
+        return array
+
+    monkeypatch.setattr(message_reader, "np", SimpleNamespace(empty=noting, uint8=np.uint8))
+    with (
+        serving_ports([Echo("echo")], body_timeout_s=WAIT_S if is_reset else 0.2) as ports,
+        connect(ports.grpc) as client,
+        connect(ports.grpc) as other,
+    ):
+        frame = DataFrame(1, PREFIX.pack(0, 900_000) + bytes(100_000)).serialize()
+        client.send(client.head(1, INFER))
+        if is_reset:
+            client.socket.sendall(frame)
+            client.send(RstStreamFrame(1, error_code=8))
+            client.sync()
+        else:
+            client.socket.sendall(frame[:-1000])
+            client.answer_to(1)
+        ask(other, LIVE, EMPTY)
+
+        # Nobody looks for garbage for as long as there are few objects, however large they are.
+        assert [array() is None for array in arrays] == [True]
+
+
 def test_a_stream_holds_room_for_the_messages_that_are_not_done(connect: Connect) -> None:
     with (
         serving_ports([Echo("echo")], max_inflight_bytes=10_000) as ports,
-        connect(ports.grpc) as client,
+        connect(ports.grpc, {SettingsFrame.INITIAL_WINDOW_SIZE: 1 << 20}) as client,
     ):
         message = framed(infer("echo", 4000))
-        client.send(client.head(1, STREAM))
-        for _ in range(5):
+        client.send(client.head(1, STREAM), WindowUpdateFrame(0, window_increment=1 << 20))
+        for _ in range(50):
             client.send(DataFrame(1, message))
             client.read_until(lambda frame: isinstance(frame, DataFrame))
         client.send(DataFrame(1, b"", flags=["END_STREAM"]))
         headers, _ = client.answer_to(1)
 
     assert headers["grpc-status"] == "0"
+
+
+def test_answers_that_are_not_taken_hold_room(connect: Connect) -> None:
+    with (
+        serving_ports([Echo("echo")], max_inflight_bytes=10_000) as ports,
+        connect(ports.grpc, {SettingsFrame.INITIAL_WINDOW_SIZE: 0}) as client,
+    ):
+        question = framed(infer("echo", 6000))
+        client.send(client.head(1, INFER), DataFrame(1, question, flags=["END_STREAM"]))
+        client.read_until(lambda frame: isinstance(frame, HeadersFrame))
+        refused, _ = ask(client, INFER, question, id=3)
+        client.send(
+            RstStreamFrame(1, error_code=8),
+            SettingsFrame(settings={SettingsFrame.INITIAL_WINDOW_SIZE: 1 << 20}),
+        )
+        answers = [ask(client, INFER, question, id=i)[0]["grpc-status"] for i in (5, 7, 9)]
+
+    assert refused["grpc-status"] == RESOURCE_EXHAUSTED
+    assert answers == ["0"] * 3
+
+
+def test_messages_take_room_even_if_they_are_empty(connect: Connect) -> None:
+    release = threading.Event()
+    slow = Acting("slow")
+    slow.act = lambda *_: release.wait(WAIT_S)
+    with (
+        serving_ports([slow], max_inflight_bytes=10_000) as ports,
+        connect(ports.grpc) as client,
+    ):
+        client.send(client.head(1, STREAM), DataFrame(1, framed(infer("slow")) + EMPTY * 1000))
+        headers, _ = client.answer_to(1)
+        release.set()
+
+    assert headers["grpc-status"] == RESOURCE_EXHAUSTED
+
+
+def test_a_second_message_of_a_unary_call_is_refused_when_it_comes(
+    ports: Ports, connect: Connect
+) -> None:
+    client = connect(ports.grpc)
+
+    client.send(client.head(1, LIVE), DataFrame(1, EMPTY * 2))
+    headers, _ = client.answer_to(1)
+
+    assert status(headers) == (INVALID_ARGUMENT, "expected one message, got 2")
+
+
+def test_a_call_that_is_taken_back_while_a_message_is_decompressed_leaves_no_room_taken(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, release, done = threading.Event(), threading.Event(), threading.Event()
+    decompress = compression.decompress
+
+    def slowly(*args: Any) -> bytes:
+        entered.set()
+        assert release.wait(WAIT_S)
+        data = decompress(*args)
+        done.set()
+        return data
+
+    monkeypatch.setattr(compression, "decompress", slowly)
+    # Beyond the size that is decompressed on the event loop.
+    content = random.Random(0).randbytes(6000)
+    with (
+        serving_ports([Echo("echo")], max_inflight_bytes=20_000) as ports,
+        connect(ports.grpc) as client,
+    ):
+        compressed = framed(gzip.compress(content), 1)
+        client.send(client.head(1, STREAM, ("grpc-encoding", "gzip")), DataFrame(1, compressed))
+        assert entered.wait(WAIT_S)
+        client.send(RstStreamFrame(1, error_code=8))
+        client.sync()
+        release.set()
+        assert done.wait(WAIT_S)
+        client.send(WindowUpdateFrame(0, window_increment=1 << 20))
+        answers = [ask(client, INFER, framed(infer("echo", 18_000)), id=i) for i in range(3, 23, 2)]
+
+    assert {headers["grpc-status"] for headers, _ in answers} == {"0"}
+
+
+def test_a_call_leaves_nothing_for_the_garbage_collector(ports: Ports, connect: Connect) -> None:
+    client = connect(ports.grpc)
+    ask(client, LIVE, EMPTY)
+    gc.collect()
+    gc.disable()
+    try:
+        for stream_id, path, data in ((3, LIVE, EMPTY), (5, INFER, framed(infer("echo")))):
+            ask(client, path, data, id=stream_id)
+        ask(client, STREAM, framed(infer("echo")), id=7)
+        client.sync()
+        left = [each for each in gc.get_objects() if isinstance(each, Rpc)]
+    finally:
+        gc.enable()
+
+    assert left == []
 
 
 # Answers.
@@ -417,6 +554,41 @@ def test_calls_that_outlive_the_grace_period_are_told(connect: Connect) -> None:
         release.set()
 
     assert status(headers) == (UNAVAILABLE, "Server is not ready. It is shutting down.")
+
+
+@pytest.mark.parametrize(
+    ("frame", "expected"),
+    [
+        pytest.param(DataFrame(1, b"\7" + EMPTY), INVALID_ARGUMENT, id="no message"),
+        pytest.param(
+            DataFrame(1, EMPTY[:3], flags=["END_STREAM"]), INVALID_ARGUMENT, id="a part of one"
+        ),
+        pytest.param(DataFrame(1, EMPTY[:3]), DEADLINE_EXCEEDED, id="one that does not come on"),
+    ],
+)
+def test_a_request_that_breaks_off_ends_the_work_for_it(
+    connect: Connect, frame: DataFrame, expected: str
+) -> None:
+    entered, ended = threading.Event(), threading.Event()
+
+    async def wait() -> AsyncIterator[InferResponse]:
+        try:
+            entered.set()
+            await asyncio.Event().wait()
+            yield InferResponse(None, "", [])
+        finally:
+            ended.set()
+
+    waiting = Acting("waiting")
+    waiting.act = lambda *_: wait()
+    with serving_ports([waiting], body_timeout_s=0.2) as ports, connect(ports.grpc) as client:
+        client.send(client.head(1, STREAM), DataFrame(1, framed(infer("waiting"))))
+        assert entered.wait(WAIT_S)
+        client.send(frame)
+        headers, _ = client.answer_to(1)
+
+        assert headers["grpc-status"] == expected
+        assert ended.wait(WAIT_S)
 
 
 @pytest.mark.parametrize("path", [INFER, STREAM], ids=["unary", "stream"])

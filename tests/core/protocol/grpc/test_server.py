@@ -755,6 +755,25 @@ def test_reflection_describes_the_services(channel: grpc.Channel) -> None:
     ]
 
 
+def test_a_reflection_that_is_left_open_ends_when_the_server_stops() -> None:
+    server = ModelServer(config=replace(LOCAL, drain_delay_s=0))
+    with serving_ports([Echo("echo")], server) as ports, channel_to(ports.grpc) as channel:
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        more = threading.Event()
+
+        def ask() -> Iterator[Any]:
+            yield reflection_pb2.ServerReflectionRequest(list_services="")
+            more.wait(RPC_S)
+
+        answers = stub.ServerReflectionInfo(ask(), timeout=RPC_S)
+        next(answers)
+        server.stop()
+        ended = failure(lambda timeout: next(answers))
+        more.set()
+
+    assert ended == ("UNAVAILABLE", "Server is not ready. It is shutting down.")
+
+
 def test_a_port_in_use_ends_the_start_and_leaves_no_server_behind() -> None:
     with serving_ports([Echo("echo")]) as ports:
         server = ModelServer(config=replace(LOCAL, grpc_port=ports.grpc))

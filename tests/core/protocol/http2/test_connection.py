@@ -1,5 +1,7 @@
 """Connections that keep the rules, and that break each of them, over real sockets."""
 
+import contextlib
+import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -63,7 +65,8 @@ def ports() -> Iterator[Ports]:
 
 
 def message(name: str, n_bytes: int) -> bytes:
-    tensor = {"name": "x", "datatype": "UINT8", "shape": [n_bytes]}
+    # One row, however long: rows that wait have a limit of their own.
+    tensor = {"name": "x", "datatype": "UINT8", "shape": [1, n_bytes]}
     content = bytes(range(256)) * (n_bytes // 256 + 1)
     request = pb.ModelInferRequest(
         model_name=name, inputs=[tensor], raw_input_contents=[content[:n_bytes]]
@@ -243,6 +246,26 @@ def test_a_larger_first_window_lets_waiting_answers_go(ports: Ports, connect: Co
     assert {i: len(raw_output(d)) for i, d in data.items()} == {1: 1000, 3: 1000}
 
 
+def test_an_empty_answer_needs_no_more_window_than_its_length_has(connect: Connect) -> None:
+    class Sleeping(Model):
+        def load(self) -> bool:
+            return False
+
+    question = PREFIX.pack(0, 3) + pb.ModelReadyRequest(name="z").SerializeToString()
+    with (
+        serving_ports([Echo("echo"), Sleeping("z")]) as ports,
+        connect(ports.grpc, {SettingsFrame.INITIAL_WINDOW_SIZE: 3}) as client,
+    ):
+        head = client.head(1, SERVICE + "ModelReady")
+        client.send(head, DataFrame(1, question, flags=["END_STREAM"]))
+        client.read_until(lambda frame: isinstance(frame, DataFrame))
+
+        client.send(WindowUpdateFrame(1, window_increment=2))
+        frames = client.read_until(lambda frame: "END_STREAM" in frame.flags)
+
+    assert b"".join(f.data for f in frames if isinstance(f, DataFrame)) == EMPTY[3:]
+
+
 def test_answers_share_the_way_out(ports: Ports, connect: Connect) -> None:
     client = connect(ports.grpc, {SettingsFrame.INITIAL_WINDOW_SIZE: 0})
     for stream_id in (1, 3):
@@ -279,6 +302,22 @@ def test_a_client_may_send_more_than_its_window_at_first(ports: Ports, connect: 
     headers = client.read_until(lambda f: isinstance(f, HeadersFrame))
 
     assert headers[-1].stream_id == 1
+
+
+def test_padding_does_not_use_the_window_up(ports: Ports, connect: Connect) -> None:
+    client = connect(ports.grpc)
+    client.send(client.head(1, STREAM))
+    padding = DataFrame(1, b"", flags=["PADDED"], pad_length=255).serialize()
+
+    # Two windows of it.
+    for _ in range(4):
+        client.socket.sendall(padding * (1 << 13))
+        client.read_until(lambda frame: isinstance(frame, WindowUpdateFrame) and frame.stream_id)
+    client.send(data(1, message("echo", 1), "END_STREAM"))
+    headers, received = client.answer_to(1)
+
+    assert headers["grpc-status"] == "0"
+    assert received
 
 
 def test_a_library_that_checks_each_rule_is_content(ports: Ports) -> None:
@@ -364,6 +403,7 @@ COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 9, 11
         pytest.param(raw(3, 0, 1, b"123"), FRAME_SIZE_ERROR, id="RST_STREAM of three bytes"),
         pytest.param(raw(4, 0, 1, b""), PROTOCOL_ERROR, id="SETTINGS of a stream"),
         pytest.param(raw(4, 0, 0, b"12345"), FRAME_SIZE_ERROR, id="SETTINGS of five bytes"),
+        pytest.param(raw(4, 0, 0, b"\0\4\0\0\0\1" * 33), ENHANCE_YOUR_CALM, id="SETTINGS of many"),
         pytest.param(raw(4, 1, 0, b"123456"), FRAME_SIZE_ERROR, id="SETTINGS acknowledge some"),
         pytest.param(
             raw(4, 0, 0, b"\0\x04\x80\0\0\0"), FLOW_CONTROL_ERROR, id="SETTINGS, window too large"
@@ -393,6 +433,48 @@ def test_who_breaks_the_rules_is_told_and_closed(
 
     assert client.end()[0] == code
     assert is_live(other)
+
+
+def test_a_reason_that_quotes_what_came_fits_into_a_frame(ports: Ports, connect: Connect) -> None:
+    client = connect(ports.grpc)
+
+    # A number without an end, of 60,000 bytes.
+    client.socket.sendall(raw(1, 4, 1, b"\0\x7f" + b"\xff" * 60_000))
+    code, text = client.end()
+
+    assert code == COMPRESSION_ERROR
+    assert len(text) <= 200
+
+
+def test_nonsense_does_no_harm_to_others(
+    ports: Ports, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    other, rng = connect(ports.grpc), random.Random(9113)
+    for _ in range(150):
+        client = connect(ports.grpc)
+        begun = [
+            client.head(1, STREAM),
+            DataFrame(1, message("echo", 9000) * 2, flags=["PADDED"], pad_length=200),
+            SettingsFrame(settings={SettingsFrame.INITIAL_WINDOW_SIZE: 1000}),
+            HeadersFrame(3, client.head(3, INFER).data, flags=["END_HEADERS"]),
+            DataFrame(3, message("echo", 9000), flags=["END_STREAM"]),
+            WindowUpdateFrame(3, window_increment=5000),
+            RstStreamFrame(1, error_code=8),
+        ]
+        wire = bytearray(b"".join(frame.serialize() for frame in begun))
+        for _ in range(rng.randrange(1, 4)):
+            wire[rng.randrange(len(wire))] ^= 1 << rng.randrange(8)
+        # Cut short, and in two pieces at least.
+        end = rng.choice([len(wire), rng.randrange(len(wire))])
+        cut = rng.randrange(end + 1)
+        with contextlib.suppress(ConnectionError):
+            client.socket.sendall(wire[:cut])
+            client.socket.sendall(wire[cut:end])
+            client.socket.shutdown(socket.SHUT_WR)
+        client.read_all()
+
+    assert is_live(other)
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
 
 
 def test_a_window_that_settings_make_too_large_ends_the_connection(
@@ -625,12 +707,38 @@ def test_a_silent_client_is_pinged_and_closed_unless_it_answers(connect: Connect
     assert [type(frame) for frame in frames] == [PingFrame]
 
 
+def test_nothing_is_sent_after_the_end(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    # A ping is due at the moment at which the client has not begun.
+    times: Any = {"header_timeout_s": 1, "grpc_keepalive_time_s": 1}
+    with (
+        serving_ports([Echo("echo")], **times) as ports,
+        connect(ports.grpc, says_hello=False) as client,
+    ):
+        end = client.end()
+
+    assert end == (ENHANCE_YOUR_CALM, "a frame does not end")
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
+
+
 def test_pings_are_in_order_after_an_answer(ports: Ports, connect: Connect) -> None:
     client = connect(ports.grpc)
 
     for stream_id in range(1, 21, 2):
         assert is_live(client, stream_id)
         client.sync()
+
+
+def test_pings_are_in_order_while_a_large_answer_comes(ports: Ports, connect: Connect) -> None:
+    client = connect(ports.grpc, {SettingsFrame.INITIAL_WINDOW_SIZE: 1000})
+    client.send(client.head(1, INFER), data(1, message("echo", 10_000), "END_STREAM"))
+
+    # As clients in Go do, once for each way there and back, to learn how large a window they need.
+    for _ in range(8):
+        client.read_until(lambda frame: isinstance(frame, DataFrame))
+        client.sync()
+        client.send(WindowUpdateFrame(1, window_increment=1000))
+
+    assert is_live(client, 3)
 
 
 # The end.

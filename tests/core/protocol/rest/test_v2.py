@@ -372,3 +372,40 @@ def test_an_error_that_a_model_raises_has_its_status() -> None:
         response = _infer(port, "refusing")
 
     assert (response.status, response.json()) == (400, {"error": "no x"})
+
+
+class Constant(TensorModel):
+    """Answers with 7, or with what a request gives in its place."""
+
+    def load(self) -> bool:
+        seven = TensorSpec("seven", "INT64", ())
+        self.signature = Signature(
+            outputs=(TensorSpec("y", "INT64", ()),), optional_inputs=(seven,), may_be_empty=True
+        )
+        self.ready = True
+        return self.ready
+
+    def predict_tensors(self, tensors: Tensors, options: PredictOptions) -> Tensors:
+        return {"y": tensors.get("seven", np.array(7))}
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "expected"),
+    [
+        pytest.param(b'{"inputs":[]}', {}, [7], id="JSON"),
+        pytest.param(b'{"inputs":[]}', {"Inference-Header-Content-Length": "13"}, [7], id="binary"),
+        pytest.param(
+            b'{"inputs":[{"name":"seven","shape":[],"datatype":"INT64","data":[8]}]}',
+            {},
+            [8],
+            id="optional input",
+        ),
+    ],
+)
+def test_a_model_that_needs_no_inputs_is_asked_without_any(
+    body: bytes, headers: dict[str, str], expected: list[int]
+) -> None:
+    with serving([Constant("m")]) as port:
+        answer = request(port, "POST", "/v2/models/m/infer", body, headers)
+
+    assert (answer.status, answer.json()["outputs"][0]["data"]) == (200, expected)

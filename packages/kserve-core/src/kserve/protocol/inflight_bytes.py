@@ -47,6 +47,10 @@ class InflightBytes:
             raise self.no_room()
         self.n_bytes += n_bytes
 
+    def hold(self, n_bytes: int) -> None:
+        """Count bytes that are there already, whether there is room for them or not."""
+        self.n_bytes += n_bytes
+
     @property
     def room(self) -> int:
         """The bytes that may still be taken."""

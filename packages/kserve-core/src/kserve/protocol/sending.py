@@ -34,7 +34,7 @@ class SendWatch:
     def begin(self) -> None:
         """Give the client its time, from now on, to take some of what is unsent."""
         loop = asyncio.get_running_loop()
-        self._n_unsent = self._count_unsent()
+        self._n_unsent = self.count_unsent()
         self._since = loop.time()
         if self._timer is None:
             self._timer = loop.call_at(self._since + self._timeout_s, self._check)
@@ -53,12 +53,12 @@ class SendWatch:
         ends_at = self._since + self._timeout_s
         if loop.time() < ends_at:
             self._timer = loop.call_at(ends_at, self._check)
-        elif self._is_written() and self._count_unsent() >= self._n_unsent:
+        elif self._is_written() and self.count_unsent() >= self._n_unsent:
             self._transport.abort()
         else:
             self.begin()
 
-    def _count_unsent(self) -> int:
+    def count_unsent(self) -> int:
         """Give the bytes that the client has not taken, here and in the kernel.
 
         The kernel takes more from here only when a third of its own buffer, which may have

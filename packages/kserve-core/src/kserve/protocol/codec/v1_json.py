@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kserve.errors import InferenceError, InvalidInput
 from kserve.listing import listing, quoted
-from kserve.protocol.codec import encoded_json, number_blocks, outputs
+from kserve.protocol.codec import encoded_json, frames, number_blocks, outputs
 from kserve.protocol.codec.dtypes import NUMPY_DTYPES, from_np_dtype
 from kserve.protocol.codec.encoded_json import EncodedJson, Writer
 from kserve.protocol.codec.json_body import parse, read_parameters
@@ -58,7 +58,12 @@ def decode(body: bytes) -> Any:
 
 
 def decode_tensors(
-    body: bytes, model_name: str, inputs: Sequence[InputSpec], *, is_table: bool = False
+    body: bytes,
+    model_name: str,
+    inputs: Sequence[InputSpec],
+    *,
+    optional_inputs: Sequence[InputSpec] = (),
+    is_table: bool = False,
 ) -> InferRequest:
     """Read rows, rows as objects, or columns as tensors.
 
@@ -66,7 +71,7 @@ def decode_tensors(
       else "input-0".
     - The same with several inputs and as many values in each row: a tensor for each, by position.
     - `{"instances": [{"a": 1, "b": "x"}]}` and `{"inputs": {"a": [1], "b": ["x"]}}`: a tensor for
-      each name.
+      each name; so are the forms of `frames`.
 
     `inputs` wins over `instances` where both are there, and may hold rows too.
 
@@ -76,6 +81,7 @@ def decode_tensors(
         inputs: What the model takes. A datatype of it holds for the tensor of that name, and for
             the only tensor of a model with one input; without one it is BOOL, INT64, UINT64, FP64
             or BYTES after the values.
+        optional_inputs: What tensors beside the inputs may be; only a name makes one of these.
         is_table: The inputs are columns of one table, and one tensor of shape (n_rows, n_columns)
             may stand for them all: rows of numbers then stay together if all columns have one
             datatype.
@@ -86,11 +92,11 @@ def decode_tensors(
     value = number_blocks.parse(body)
     if value is not None:
         try:
-            return _request(value, model_name, inputs, is_table)
+            return _request(value, model_name, inputs, optional_inputs, is_table)
         except InvalidInput:
             # What a block refuses may still be good; the plain way knows and names the position.
             pass
-    return _request(parse(body), model_name, inputs, is_table)
+    return _request(parse(body), model_name, inputs, optional_inputs, is_table)
 
 
 def encode(value: Any) -> EncodedJson:
@@ -102,12 +108,18 @@ def encode(value: Any) -> EncodedJson:
     return encoded_json.encode(value)
 
 
-def encode_response(response: InferResponse) -> EncodedJson:
+def encode_response(response: InferResponse, key: str = "predictions") -> EncodedJson:
     """Write `{"predictions": [...]}`: rows of the only output, or an object for each row.
 
+    Where several outputs are no rows, as they differ in their length or have no axes, it is one
+    object of whole outputs: `{"predictions": {"boxes": [[...], ...], "count": 2}}`.
+
+    Args:
+        response: What the model gave.
+        key: What the rows are called.
+
     Raises:
-        InferenceError: The outputs differ in their number of rows, or one has no data, or data that
-            disagrees with its shape or datatype.
+        InferenceError: An output has no data, or data that disagrees with its shape or datatype.
         InvalidInput: A BYTES element is not UTF-8, which V1 cannot express.
     """
     columns = {}
@@ -117,7 +129,7 @@ def encode_response(response: InferResponse) -> EncodedJson:
         n_nulled += n_here
     rows = next(iter(columns.values())) if len(columns) == 1 else _objects(columns)
     try:
-        body = _write_rows(rows)
+        body = _write_rows(rows, key)
     except orjson.JSONEncodeError as error:
         cause = encoded_json.reason(error)
         if not isinstance(cause, UnicodeDecodeError):
@@ -128,28 +140,29 @@ def encode_response(response: InferResponse) -> EncodedJson:
     return EncodedJson(body, n_nulled)
 
 
-def _objects(columns: dict[str, Any]) -> list[dict[str, Any]]:
+def _objects(columns: dict[str, Any]) -> list[dict[str, Any]] | dict[str, Any]:
     lists = {
         name: values.tolist() if isinstance(values, np.ndarray) else values
         for name, values in columns.items()
     }
-    lengths = {
-        name: len(values) if isinstance(values, list) else 1 for name, values in lists.items()
-    }
-    if len(set(lengths.values())) > 1 or not all(isinstance(v, list) for v in lists.values()):
-        counts = listing([f"{name!r}: {length}" for name, length in lengths.items()])
-        raise InferenceError(f"the outputs differ in their number of rows: {counts}")
+    are_lists = all(isinstance(values, list) for values in lists.values())
+    if not are_lists or len(set(map(len, lists.values()))) > 1:
+        return lists
     return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
 
 
-def _write_rows(rows: Any) -> bytes:
+def _write_rows(rows: Any, key: str) -> bytes:
     if isinstance(rows, np.ndarray):
-        return orjson.dumps({"predictions": rows}, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Writer().dumps({"predictions": rows})
+        return orjson.dumps({key: rows}, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Writer().dumps({key: rows})
 
 
 def _request(
-    value: Any, model_name: str, inputs: Sequence[InputSpec], is_table: bool
+    value: Any,
+    model_name: str,
+    inputs: Sequence[InputSpec],
+    optional_inputs: Sequence[InputSpec],
+    is_table: bool,
 ) -> InferRequest:
     if not isinstance(value, dict) or not ("instances" in value or "inputs" in value):
         raise InvalidInput('Expected "instances" or "inputs" in a JSON object')
@@ -157,7 +170,7 @@ def _request(
     key = "inputs" if "inputs" in value else "instances"
     data = value[key]
     if key == "inputs" and isinstance(data, dict):
-        tensors = _columns(data, inputs)
+        tensors = _columns(data, inputs, optional_inputs)
     elif isinstance(data, list | NumberBlock):
         tensors = _rows(data, inputs, is_table)
     else:
@@ -172,22 +185,36 @@ def _rows(
 ) -> list[InferInput]:
     if isinstance(rows, list) and not rows:
         return [_empty(spec) for spec in inputs] or [_tensor(_TENSOR_NAME, rows, None)]
-    if isinstance(rows, list) and type(rows[0]) is dict:
-        return _columns(_by_key(rows), inputs)
+    records = frames.as_records(rows) if isinstance(rows, list) else None
+    if records is not None:
+        return _columns(_by_key(records), inputs)
     if len(inputs) > 1:
         return _by_position(rows, inputs, is_table)
     name = inputs[0].name if inputs else _TENSOR_NAME
     return [_tensor(name, rows, inputs[0] if inputs else None)]
 
 
-def _columns(columns: dict[str, Any], inputs: Sequence[InputSpec]) -> list[InferInput]:
-    specs = {spec.name: spec for spec in inputs}
-    if len(inputs) == len(columns) == 1:
-        specs = dict.fromkeys(columns, inputs[0])
-    for name, values in columns.items():
-        if not isinstance(values, list | NumberBlock):
-            raise InvalidInput(f"input {name!r}: expected a list of values")
-    return [_tensor(name, values, specs.get(name)) for name, values in columns.items()]
+def _columns(
+    columns: dict[str, Any],
+    inputs: Sequence[InputSpec],
+    optional_inputs: Sequence[InputSpec] = (),
+) -> list[InferInput]:
+    columns = frames.as_columns(columns)
+    specs = {spec.name: spec for spec in optional_inputs}
+    if len(inputs) == 1 and len(columns.keys() - specs) == 1:
+        specs |= dict.fromkeys(columns.keys() - specs, inputs[0])
+    specs |= {spec.name: spec for spec in inputs}
+    return [_column(name, values, specs.get(name)) for name, values in columns.items()]
+
+
+def _column(name: str, values: Any, spec: InputSpec | None) -> InferInput:
+    if isinstance(values, list | NumberBlock):
+        return _tensor(name, values, spec)
+    if spec is None or spec.shape or isinstance(values, dict):
+        raise InvalidInput(f"input {name!r}: expected a list of values")
+    scalar = _tensor(name, [values], spec)
+    scalar.shape = []
+    return scalar
 
 
 def _by_key(rows: list[Any]) -> dict[str, list[Any]]:

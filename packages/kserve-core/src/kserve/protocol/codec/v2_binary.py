@@ -56,13 +56,16 @@ def read_json_length(value: bytes) -> int:
     return int(value)
 
 
-def decode(body: RawData, json_length: int, model_name: str) -> InferRequest:
+def decode(
+    body: RawData, json_length: int, model_name: str, *, may_be_empty: bool = False
+) -> InferRequest:
     """Read a request: the tensors in binary form are views of the body, the others are JSON.
 
     Args:
         body: The whole body, not compressed.
         json_length: Length in bytes of the JSON part.
         model_name: Goes into the request.
+        may_be_empty: A request without inputs is one: the model needs none.
 
     Raises:
         InvalidInput: The body is no request, or its binary data disagrees with the lengths, shapes
@@ -75,7 +78,8 @@ def decode(body: RawData, json_length: int, model_name: str) -> InferRequest:
         )
     tail = view[json_length:]
     return v2_json.read_json(
-        bytes(view[:json_length]), lambda value: _read_request(value, tail, model_name)
+        bytes(view[:json_length]),
+        lambda value: _read_request(value, tail, model_name, may_be_empty),
     )
 
 
@@ -178,9 +182,11 @@ class _Tail:
             )
 
 
-def _read_request(value: Any, tail: memoryview, model_name: str) -> InferRequest:
+def _read_request(
+    value: Any, tail: memoryview, model_name: str, may_be_empty: bool
+) -> InferRequest:
     binary = _Tail(tail)
-    request = v2_json.read_request(value, model_name, binary.read_input)
+    request = v2_json.read_request(value, model_name, binary.read_input, may_be_empty=may_be_empty)
     binary.check_end()
     return request
 

@@ -54,16 +54,24 @@ class InputHeader:
     data: list[Any] | NumberBlock | None
 
 
-def decode(body: bytes, model_name: str) -> InferRequest:
+def decode(body: bytes, model_name: str, *, may_be_empty: bool = False) -> InferRequest:
     """Read a request whose tensors are all JSON.
 
     `data` may be flat or nested, in row-major order; `InferInput.data` gives it back as nested as
     it came.
 
+    Args:
+        body: The request's body.
+        model_name: Goes into the request.
+        may_be_empty: A request without inputs is one: the model needs none.
+
     Raises:
         InvalidInput: The body is no JSON or no request; the message names the input and the field.
     """
-    return read_json(body, lambda value: read_request(value, model_name, read_json_input))
+    return read_json(
+        body,
+        lambda value: read_request(value, model_name, read_json_input, may_be_empty=may_be_empty),
+    )
 
 
 def read_json(body: bytes, read: Callable[[Any], InferRequest]) -> InferRequest:
@@ -136,7 +144,11 @@ def json_entry(output: InferOutput) -> tuple[dict[str, Any], int]:
 
 
 def read_request(
-    value: Any, model_name: str, read_input: Callable[[InputHeader], InferInput]
+    value: Any,
+    model_name: str,
+    read_input: Callable[[InputHeader], InferInput],
+    *,
+    may_be_empty: bool = False,
 ) -> InferRequest:
     """Check the JSON value of a request and read its inputs in their order.
 
@@ -144,6 +156,7 @@ def read_request(
         value: The parsed JSON.
         model_name: Goes into the request.
         read_input: Makes the tensor of each input.
+        may_be_empty: A list without inputs is one.
 
     Raises:
         InvalidInput: A field is missing or of the wrong type, a name comes twice, or `read_input`
@@ -154,7 +167,7 @@ def read_request(
     request_id = value.get("id")
     if request_id is not None and not isinstance(request_id, str):
         raise InvalidInput(f"expected 'id' to be a string, got {request_id!r}")
-    headers = _read_headers(value)
+    headers = _read_headers(value, may_be_empty)
     parameters = read_parameters(value, "the request")
     if parameters:
         _check_flag(parameters, "binary_data_output", "the request")
@@ -210,9 +223,9 @@ def _check_nesting(n_values: int, nesting: tuple[int, ...], shape: list[int], ow
         raise InvalidInput(f"{owner}: shape {shape} disagrees with data nested as {list(nesting)}")
 
 
-def _read_headers(value: dict[str, Any]) -> list[InputHeader]:
+def _read_headers(value: dict[str, Any], may_be_empty: bool) -> list[InputHeader]:
     inputs = value.get("inputs")
-    if not isinstance(inputs, list) or not inputs:
+    if not isinstance(inputs, list) or not (inputs or may_be_empty):
         raise InvalidInput("expected 'inputs', a list of at least one input")
     headers = [_read_header(item, index) for index, item in enumerate(inputs)]
     if len(headers) > 1:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from kserve.errors import ModelNotFound
+from kserve.errors import ModelNotFound, ServerNotLive
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.grpc.grpc_predict_v2_pb2 import DESCRIPTOR
 
@@ -20,12 +20,18 @@ Response = health_pb2.HealthCheckResponse
 # "the server" and what it serves.
 _SERVER: Final = ("", DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name)
 
+# What a liveness probe asks for: a probe of the server itself would have a pod restarted that loads
+# or drains. It is no name of a model that KServe makes, which are in lower case.
+LIVENESS: Final = "LIVENESS"
+
 # A model's readiness is an attribute that its code may set at any time: nothing tells of a change.
 _POLL_S: Final = 1.0
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
     """Answers for the server, under the empty name and its service's, and for each model.
+
+    Under `LIVENESS` it says whether the process is alive, as `/v2/health/live` does.
 
     Args:
         data_plane: Knows what is ready.
@@ -66,10 +72,17 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
 
     async def _status(self, service: str) -> Any:
         try:
-            if service in _SERVER:
-                is_ready = await self._dataplane.ready()
-            else:
-                is_ready = await self._dataplane.model_ready(service)
+            is_serving = await self._is_serving(service)
         except ModelNotFound:
             return Response.SERVICE_UNKNOWN
-        return Response.SERVING if is_ready else Response.NOT_SERVING
+        except ServerNotLive:
+            return Response.NOT_SERVING
+        return Response.SERVING if is_serving else Response.NOT_SERVING
+
+    async def _is_serving(self, service: str) -> bool:
+        if service in _SERVER:
+            return await self._dataplane.ready()
+        if service == LIVENESS:
+            await self._dataplane.live()
+            return True
+        return await self._dataplane.model_ready(service)

@@ -35,18 +35,13 @@ class Message(NamedTuple):
 class MessageReader:
     """Reads the messages of one call, large ones right into the memory where they stay.
 
-    Args:
-        admit: Gets the length of each message before anything of it is kept; what it raises ends
-            the call.
-
     Attributes:
         messages: Those that are complete, until they are taken.
     """
 
-    __slots__ = ("_admit", "_is_compressed", "_n_filled", "_prefix", "_target", "messages")
+    __slots__ = ("_is_compressed", "_n_filled", "_prefix", "_target", "messages")
 
-    def __init__(self, admit: Callable[[int], None]) -> None:
-        self._admit = admit
+    def __init__(self) -> None:
         self.messages: deque[Message] = deque()
         self._prefix = b""
         self._is_compressed = False
@@ -58,8 +53,13 @@ class MessageReader:
         """Whether a message has begun and is not complete."""
         return self._target is not None or bool(self._prefix)
 
-    def receive(self, data: memoryview) -> None:
+    def receive(self, data: memoryview, admit: Callable[[int], None]) -> None:
         """Take data, which is not kept.
+
+        Args:
+            data: The data.
+            admit: Gets the length of each message before anything of it is kept; what it raises
+                ends the call.
 
         Raises:
             InvalidInput: It is no message.
@@ -68,7 +68,7 @@ class MessageReader:
         position = 0
         while position < len(data):
             if self._target is None:
-                position = self._begin(data, position)
+                position = self._begin(data, position, admit)
             else:
                 n_bytes = min(len(self._target) - self._n_filled, len(data) - position)
                 end = self._n_filled + n_bytes
@@ -88,7 +88,13 @@ class MessageReader:
             target, self._target = self._target, None
             self._add(target)
 
-    def _begin(self, data: memoryview, position: int) -> int:
+    def clear(self) -> None:
+        """Let go of all messages, and of what there is of the one at hand."""
+        self._prefix = b""
+        self._target = None
+        self.messages.clear()
+
+    def _begin(self, data: memoryview, position: int, admit: Callable[[int], None]) -> int:
         """Take the prefix of a message, and all of it if it is there; gives where data goes on."""
         start = position + PREFIX.size - len(self._prefix)
         prefix = self._prefix + data[position:start]
@@ -99,7 +105,7 @@ class MessageReader:
         flag, length = PREFIX.unpack(prefix)
         if flag > 1:
             raise InvalidInput(f"expected a message to begin with 0 or 1, got {flag}")
-        self._admit(length)
+        admit(length)
         self._is_compressed = flag == 1
         end: int = start + length
         if end <= len(data):

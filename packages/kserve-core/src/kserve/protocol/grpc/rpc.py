@@ -52,6 +52,9 @@ _HEAD: Final = encode_headers([(b":status", b"200"), (b"content-type", _CONTENT_
 _OK: Final = encode_headers([(b"grpc-status", b"0")])
 _ENCODINGS: Final = (b"gzip", b"deflate", b"identity")
 
+# What a message takes beside its bytes: many may be empty.
+_MESSAGE_BYTES: Final = 128
+
 # They belong to the transport; handlers get what is left.
 _OWN_HEADERS: Final = frozenset(
     {
@@ -188,7 +191,7 @@ class Rpc(Stream):
         self._deadline_at: float | None = None
         self._timer: TimerHandle | None = None
         self._is_late = False
-        self._reader = MessageReader(self._admit)
+        self._reader = MessageReader()
         self._arrived: Future[None] | None = None
         self._n_held = self._n_uncounted = 0
 
@@ -247,9 +250,9 @@ class Rpc(Stream):
         if self.tail is not None:
             return
         try:
-            self._reader.receive(data)
+            self._reader.receive(data, self._admit)
         except InferenceServerError as exc:
-            self.finish(*describe(exc)[1:])
+            self._break_off(*describe(exc)[1:])
         else:
             self._count(len(data))
 
@@ -268,13 +271,11 @@ class Rpc(Stream):
             return
         reader = self._reader
         if reader.is_amid_message:
-            self.finish("INVALID_ARGUMENT", "the request ends amid a message")
+            self._break_off("INVALID_ARGUMENT", "the request ends amid a message")
         elif self._task is not None:
             self._wake()
         elif len(reader.messages) != 1:
-            self.finish(
-                "INVALID_ARGUMENT", f"expected one message, got {len(reader.messages) or 'none'}"
-            )
+            self._refuse_messages()
         else:
             method = self._head.method
             assert method is not None and method.unary is not None
@@ -287,15 +288,17 @@ class Rpc(Stream):
 
     def stall(self) -> None:
         """Give up on a message that does not come on."""
-        self.finish(*describe(DeadlineExceeded("the message did not come on in time"))[1:])
+        failure = DeadlineExceeded("the message did not come on in time")
+        self._break_off(*describe(failure)[1:])
 
     def close(self) -> None:
         """End."""
         super().close()
         if self._timer is not None:
             self._timer.cancel()
+        self._reader.clear()
         self._wake()
-        if self._task is None:
+        if self._task is None or self._task.done():
             self._release()
 
     # What comes in.
@@ -319,6 +322,9 @@ class Rpc(Stream):
                 f"the message has {n_bytes} bytes, more than {limit} "
                 "(--grpc_max_receive_message_length, --max_request_bytes)"
             )
+        self._take(n_bytes + _MESSAGE_BYTES)
+
+    def _take(self, n_bytes: int) -> None:
         self._calls.inflight.take(n_bytes, self._n_held)
         self._n_held += n_bytes
 
@@ -328,6 +334,8 @@ class Rpc(Stream):
         reader = self._reader
         if self._task is None:
             # Of a unary call, which ends with its only message.
+            if len(reader.messages) > 1:
+                self._refuse_messages()
             self.allow(n_bytes)
             return
         self.is_amid_message = reader.is_amid_message
@@ -354,7 +362,7 @@ class Rpc(Stream):
                 self._allow_uncounted()
             data = await self._decompressed(message)
             yield data
-            self._release(len(message.data) + len(data) * message.is_compressed)
+            self._release(len(message.data) + _MESSAGE_BYTES + len(data) * message.is_compressed)
 
     async def _decompressed(self, message: Message) -> bytes | memoryview:
         if not message.is_compressed:
@@ -365,7 +373,7 @@ class Rpc(Stream):
         inflight = self._calls.inflight
         room = min(inflight.room, self._calls.max_receive_bytes)
         data = await self._calls.compression.decompress(bytes(message.data), encoding, room)
-        self._admit(len(data))
+        self._take(len(data))
         return data
 
     def _release(self, n_bytes: int | None = None) -> None:
@@ -394,6 +402,15 @@ class Rpc(Stream):
             fields.append((b"grpc-message", message.encode()))
         block = encode_headers([*fields, *self._trailing_metadata])
         self._send((), block if self._has_begun else _HEAD + block)
+
+    def _break_off(self, status: str, text: str) -> None:
+        """Send the status, and end the work for the call: the request does not come to its end."""
+        self.finish(status, text)
+        self.lose()
+
+    def _refuse_messages(self) -> None:
+        n_messages = len(self._reader.messages)
+        self._break_off("INVALID_ARGUMENT", f"expected one message, got {n_messages or 'none'}")
 
     def _start(self, answer: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -> None:
         self.is_amid_message = False
@@ -500,6 +517,10 @@ class Rpc(Stream):
             self._fail_late()
         elif task.cancelled():
             self.finish(*describe(ServerNotReady("It is shutting down."))[1:])
+        # An answer stays in memory until the client has taken it.
+        n_bytes = sum(map(len, self.outbox))
+        self._calls.inflight.hold(n_bytes)
+        self._n_held += n_bytes
 
 
 def read_timeout(text: bytes) -> float:

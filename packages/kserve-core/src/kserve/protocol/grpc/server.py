@@ -126,7 +126,7 @@ class GRPCServer:
         streaming = {
             f"/{_SERVICE.full_name}/ModelStreamInfer": self._stream_infer(servicer),
             f"/{_HEALTH.full_name}/Watch": _watch(health),
-            f"/{reflection.SERVICE_NAME}/ServerReflectionInfo": _reflect(),
+            f"/{reflection.SERVICE_NAME}/ServerReflectionInfo": _reflect(self._stopping),
         }
         return {path: Method(unary=_identified(call)) for path, call in unary.items()} | {
             path: Method(streaming=_identified_stream(call)) for path, call in streaming.items()
@@ -239,14 +239,14 @@ def _watch(health: HealthServicer) -> Streaming:
     return answer
 
 
-def _reflect() -> Streaming:
+def _reflect(stopping: asyncio.Event) -> Streaming:
     names = [_SERVICE.full_name, _HEALTH.full_name, reflection.SERVICE_NAME]
     servicer: Any = reflection.ReflectionServicer(names, pool=_described())
 
     async def answer(
         messages: AsyncIterator[bytes | memoryview], context: Rpc
     ) -> AsyncGenerator[bytes, None]:
-        async for data in messages:
+        async for data in _until(stopping, messages):
             request = _parse(reflection_pb2.ServerReflectionRequest, data)
             for response in servicer.ServerReflectionInfo(iter((request,)), context):
                 yield response.SerializeToString()
@@ -301,10 +301,13 @@ async def _until(
     try:
         while True:
             reading = asyncio.ensure_future(anext(iterator, None))
-            await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if not reading.done():
+            try:
+                await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if not reading.done():
+                    raise ServerNotReady("It is shutting down.")
+            finally:
+                # Who is cancelled here leaves none behind that takes room for a message.
                 reading.cancel()
-                raise ServerNotReady("It is shutting down.")
             data = reading.result()
             if data is None:
                 return

@@ -43,7 +43,8 @@ _ARE_YOU_THERE: Final = b"areyouon"
 # How long a client may take to say that it has seen that the server ends: any way there and back.
 _LAST_CALL_S: Final = 5.0
 
-# How long a client may take to close a connection that is over.
+# How long a client may take to close a connection that is over, once it has taken all; until then
+# it has to take some of it in as long as for the last call.
 _CLOSING_S: Final = 1.0
 
 # Pings before the time that are forgiven, as gRPC's own servers do.
@@ -157,6 +158,8 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
         self._read_at = self._began_at = self._loop.time()
         self._pinged_at = math.inf
         self._ends_at = math.inf
+        self._n_unsent = 0
+        self._sent_at = math.inf
         self._last_ping_at = -math.inf
         self._n_strikes = 0
 
@@ -166,7 +169,7 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
         """Begin."""
         # uvloop's own is no subclass.
         self._transport = cast(asyncio.Transport, transport)
-        self.sender = Sender(self._transport, self._watch_sending)
+        self.sender = Sender(self._transport, self._watch_sending, self.has_sent)
         self._send_watch = SendWatch(
             self._transport, self._limits.send_timeout_s, lambda: self.sender.is_paused
         )
@@ -216,8 +219,10 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
         self.sender.is_paused = False
         self._send_watch.cancel()
         self._transport.resume_reading()
+        self._read_at = self._loop.time()
+        self._check_at(self._read_at + self._limits.ping_after_s)
         for stream in self.sender.waiting.values():
-            stream.moved_at = self._loop.time()
+            stream.moved_at = self._read_at
         self._watch_sending()
         self.sender.pump()
 
@@ -261,6 +266,9 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
         """Take note that a stream is over."""
         self.streams.pop(stream.id, None)
         self.sender.forget(stream)
+        if stream is self._stream:
+            # What still comes of the frame is thrown away; memory must not wait for it.
+            self._stream = self._place = None
         if self._phase is _Phase.FINISHING and not self.streams:
             self._close()
 
@@ -361,8 +369,11 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
         n_before = 1 if flags & frames.PADDED else 0
         self._n_left, self._n_padding = length - n_padding - n_before, n_padding
         self._ends_stream = bool(flags & frames.END_STREAM)
-        self._stream = self._receiving(stream_id, length)
         self._allow(length)
+        self._stream = self._receiving(stream_id, length)
+        if self._stream is not None and flags & frames.PADDED:
+            # It takes of the window as data does, and nobody waits for it.
+            self._stream.allow(n_before + n_padding)
         if not self._n_left and not n_padding:
             self._end_data()
         return begin + n_before
@@ -630,7 +641,8 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
         self._n_left = self._n_padding = 0
         if self._transport.can_write_eof():
             self._transport.write_eof()
-        self._ends_at = self._loop.time() + _CLOSING_S
+        self._sent_at = self._loop.time()
+        self._ends_at = self._sent_at + _CLOSING_S
         self._check_at(self._ends_at)
 
     # Times.
@@ -653,7 +665,11 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
         self._check_end(now)
         if not self.is_over:
             self._check_begin(now)
+        # Each of them may be the end of the connection: nothing is sent after that.
+        if not self.is_over:
             self._check_streams(now)
+        # Nothing is read while nothing can be written: silence then says nothing.
+        if not self.is_over and not self.sender.is_paused:
             self._check_peer(now)
 
     def _check_end(self, now: float) -> None:
@@ -661,8 +677,19 @@ class Connection(asyncio.BufferedProtocol, Generic[Head]):
             self._check_at(self._ends_at)
         elif self._phase is _Phase.LAST_CALL:
             self._finish()
+        elif self._is_being_read(now):
+            self._ends_at = now + _CLOSING_S
+            self._check_at(self._ends_at)
         else:
             self._transport.abort()
+
+    def _is_being_read(self, now: float) -> bool:
+        """Say whether the client still takes what was sent before the end."""
+        n_before, self._n_unsent = self._n_unsent, self._send_watch.count_unsent()
+        if self._n_unsent < n_before:
+            self._sent_at = now
+            return True
+        return self._n_unsent > 0 and now < self._sent_at + _LAST_CALL_S
 
     def _check_begin(self, now: float) -> None:
         due_at = math.inf

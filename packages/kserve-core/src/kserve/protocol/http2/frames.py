@@ -42,6 +42,12 @@ DEFAULT_WINDOW_BYTES: Final = 65_535
 MIN_FRAME_BYTES: Final = 16_384
 MAX_FRAME_BYTES: Final = (1 << 24) - 1
 
+# As nghttp2's. A change of the window is one of all streams.
+MAX_SETTINGS: Final = 32
+
+# Of the reason of a GOAWAY, which may quote what came.
+_MAX_REASON_BYTES: Final = 200
+
 _SETTING: Final = Struct(">HI")
 _NUMBER: Final = Struct(">I")
 _TWO_NUMBERS: Final = Struct(">II")
@@ -155,15 +161,18 @@ def encode_goaway(last_stream_id: int, code: ErrorCode, reason: str = "") -> byt
         code: Why.
         reason: Why, in words, for whoever looks at the client's log.
     """
-    return encode_frame(GOAWAY, 0, 0, _TWO_NUMBERS.pack(last_stream_id, code) + reason.encode())
+    text = reason.encode()[:_MAX_REASON_BYTES]
+    return encode_frame(GOAWAY, 0, 0, _TWO_NUMBERS.pack(last_stream_id, code) + text)
 
 
 def decode_settings(payload: bytes) -> Iterator[tuple[int, int]]:
     """Give the settings of a frame, in their order.
 
     Raises:
-        ConnectionViolation: They are no whole number of settings.
+        ConnectionViolation: They are no whole number of settings, or too many.
     """
+    if len(payload) > MAX_SETTINGS * _SETTING.size:
+        raise ConnectionViolation(ErrorCode.ENHANCE_YOUR_CALM, f"SETTINGS of {len(payload)} bytes")
     if len(payload) % _SETTING.size:
         raise ConnectionViolation(ErrorCode.FRAME_SIZE_ERROR, f"SETTINGS of {len(payload)} bytes")
     return _SETTING.iter_unpack(payload)

@@ -20,6 +20,9 @@ MAX_HEADER_LIST_BYTES: Final = 64 << 10
 # A client has a few kinds of requests; of one that makes each anew none is found again.
 _MAX_KEPT: Final = 32
 
+# Heads of a few hundred bytes are common, those of thousands are not sent often.
+_MAX_KEPT_BYTES: Final = 4 << 10
+
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 _UNFIT_VALUE: Final = re.compile(rb"[\0\r\n]")
 
@@ -72,7 +75,8 @@ class HeaderBlocks(Generic[Head]):
             return kept
         n_changes = self._n_changes
         head = self._make_head(_read_request(self.decode(block)))
-        if n_changes == self._n_changes and len(self._kept) < _MAX_KEPT:
+        is_same = n_changes == self._n_changes
+        if is_same and len(self._kept) < _MAX_KEPT and len(block) <= _MAX_KEPT_BYTES:
             self._kept[block] = head
         return head
 

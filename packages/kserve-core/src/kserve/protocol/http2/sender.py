@@ -22,6 +22,7 @@ class Sender:
     Args:
         transport: The connection.
         on_waiting: Called when a stream begins to wait.
+        on_sent: Called when data is sent that had to wait.
 
     Attributes:
         window: How many bytes of data the client takes now, on all streams together.
@@ -31,9 +32,15 @@ class Sender:
         waiting: The streams that have data to send.
     """
 
-    def __init__(self, transport: asyncio.Transport, on_waiting: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        on_waiting: Callable[[], None],
+        on_sent: Callable[[], None],
+    ) -> None:
         self._transport = transport
         self._on_waiting = on_waiting
+        self._on_sent = on_sent
         self.write = transport.write
         self.window = DEFAULT_WINDOW_BYTES
         self.initial_window = DEFAULT_WINDOW_BYTES
@@ -63,7 +70,8 @@ class Sender:
             return
         if head:
             self.write(head)
-        stream.outbox.extend(map(memoryview, data))
+        # An empty piece would wait for a window that it does not need.
+        stream.outbox.extend(memoryview(piece) for piece in data if piece)
         if tail:
             stream.tail = tail
         if stream.id not in self.waiting:
@@ -124,6 +132,7 @@ class Sender:
         stream.moved_at = asyncio.get_running_loop().time()
         pieces[0] = encode_head(DATA, 0, stream.id, n_bytes)
         self._write(n_bytes, pieces)
+        self._on_sent()
 
     def _finish(self, stream: Stream) -> None:
         if stream.tail is None:

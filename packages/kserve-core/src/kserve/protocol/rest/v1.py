@@ -9,6 +9,7 @@ from starlette.routing import Route
 
 from kserve.endpoint import Endpoint
 from kserve.errors import InvalidInput
+from kserve.model import RESULT_KEYS
 from kserve.protocol.codec import cloudevents, v1_json, v2_json
 from kserve.protocol.codec.cloudevents import CloudEvent
 from kserve.protocol.codec.encoded_json import EncodedJson
@@ -48,7 +49,7 @@ async def infer(
     elif isinstance(result, str | bytes):
         await exchange.reply(result.encode() if isinstance(result, str) else result, raw_headers)
     else:
-        await exchange.reply_json(_encode(endpoint, result), raw_headers)
+        await exchange.reply_json(_encode(endpoint, result, verb), raw_headers)
 
 
 def routes(dataplane: DataPlane) -> list[Route]:
@@ -104,13 +105,19 @@ def _decode_event(endpoint: Endpoint, event: CloudEvent) -> Any:
 def _decode_tensors(endpoint: Endpoint, body: bytes) -> InferRequest:
     signature = endpoint.signature
     return v1_json.decode_tensors(
-        body, endpoint.name, signature.inputs, is_table=signature.is_table
+        body,
+        endpoint.name,
+        signature.inputs,
+        optional_inputs=signature.optional_inputs,
+        is_table=signature.is_table,
     )
 
 
-def _encode(endpoint: Endpoint, result: Any) -> EncodedJson:
+def _encode(endpoint: Endpoint, result: Any, verb: str) -> EncodedJson:
     if not isinstance(result, InferResponse):
         return v1_json.encode(result)
+    if endpoint.takes_tensors:
+        return v1_json.encode_response(result, RESULT_KEYS[verb])
     # A user's model that answers a V1 request with an InferResponse means the V2 body, as in
     # KServe's SDK.
-    return v1_json.encode_response(result) if endpoint.takes_tensors else v2_json.encode(result)
+    return v2_json.encode(result)

@@ -40,7 +40,11 @@ async def infer(
     if _JSON_LENGTH in exchange.fields or cloudevents.is_event(exchange.fields):
         request = await _read(exchange, endpoint)
     else:
-        request = v2_json.decode(await exchange.body(), endpoint.name)
+        request = v2_json.decode(
+            await exchange.body(),
+            endpoint.name,
+            may_be_empty=endpoint.signature.may_be_empty,
+        )
     request.model_version = version
     headers = {} if endpoint.takes_tensors else exchange.headers()
     result, response_headers = await exchange.work(
@@ -103,6 +107,7 @@ def routes(dataplane: DataPlane) -> list[Route]:
 
 async def _read(exchange: Exchange, endpoint: Endpoint) -> InferRequest:
     """Read a request that has binary tensors, or comes in an event, or both."""
+    may_be_empty = endpoint.signature.may_be_empty
     header = exchange.header(_JSON_LENGTH)
     json_length = None if header is None else v2_binary.read_json_length(header)
     body: RawData = await exchange.binary_body(json_length or 0)
@@ -112,10 +117,10 @@ async def _read(exchange: Exchange, endpoint: Endpoint) -> InferRequest:
         if json_length is None:
             cloudevents.read_data(event)
     if json_length is None:
-        return v2_json.decode(bytes(body), endpoint.name)
+        return v2_json.decode(bytes(body), endpoint.name, may_be_empty=may_be_empty)
     if json_length == 0:
         return v2_binary.decode_raw(body, endpoint.name, endpoint.signature.inputs)
-    return v2_binary.decode(body, json_length, endpoint.name)
+    return v2_binary.decode(body, json_length, endpoint.name, may_be_empty=may_be_empty)
 
 
 def _encode(result: Any, request: InferRequest, request_id: str) -> EncodedJson | EncodedBinary:
