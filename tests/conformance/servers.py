@@ -98,6 +98,14 @@ def _script(path: Path) -> Callable[..., ServerProcess]:
     return lambda folder, *flags: ServerProcess(str(path), *flags)
 
 
+def _python_model(example: str) -> Callable[..., ServerProcess]:
+    def start(folder: Path, *flags: str) -> ServerProcess:
+        arguments = ("--model_dir", str(_EXAMPLES / example), "--model_name", example, *flags)
+        return ServerProcess("pythonserver", *arguments)
+
+    return start
+
+
 def _sklearn_iris(folder: Path, *flags: str) -> ServerProcess:
     import joblib
     from sklearn.datasets import load_iris
@@ -176,6 +184,10 @@ _IRIS_FEATURES = (
 )
 _TEXTS = ["The cat sat on the mat.", "Reproducibility necessitates methodological rigour."]
 _SCORES = [116.1, -220.2]
+_LETTERS = ["Ada Lovelace never saw Ghent University.", "The Hague is no New York."]
+_REDACTED = ["[PERSON] never saw [ORG].", "[CITY] is no [CITY]."]
+_FLOWERS = [[5.1, 3.5, 1.4, 0.2], [6.3, 3.3, 6.0, 2.5], [50.0, 30.0, 10.0, 2.0]]
+_NAMES = ["setosa", "virginica", "unknown"]
 _BITS = [[0, 1], [1, 1], [1, 0]]
 _SUMS = [2.0, 3.0, 1.0]
 _SHARES = [
@@ -237,6 +249,60 @@ SERVERS = (
             "platform": "",
             "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
             "outputs": [{"name": "output-0", "datatype": "FP64", "shape": [-1]}],
+        },
+    ),
+    Server(
+        name="pythonserver",
+        start=_python_model("python-novelty"),
+        imports=("pythonserver", "sklearn"),
+        model_name="python-novelty",
+        v1_request={"instances": _FLOWERS},
+        v1_response={"predictions": _NAMES},
+        v2_request={
+            "inputs": [{"name": "measures", "shape": [3, 4], "datatype": "FP64", "data": _FLOWERS}]
+        },
+        v2_outputs=[
+            {
+                "name": "output-0",
+                "shape": [3],
+                "datatype": "BYTES",
+                "parameters": None,
+                "data": _NAMES,
+            }
+        ],
+        metadata={
+            "name": "python-novelty",
+            "versions": None,
+            "platform": "python",
+            "inputs": [{"name": "measures", "datatype": "FP64", "shape": [-1, 4]}],
+            "outputs": [{"name": "output-0", "datatype": "BYTES", "shape": [-1]}],
+        },
+    ),
+    Server(
+        name="pythonserver-functions",
+        start=_python_model("python-text"),
+        imports=("pythonserver",),
+        model_name="python-text",
+        v1_request={"instances": _LETTERS},
+        v1_response={"predictions": _REDACTED},
+        v2_request={
+            "inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": _LETTERS}]
+        },
+        v2_outputs=[
+            {
+                "name": "output-0",
+                "shape": [2],
+                "datatype": "BYTES",
+                "parameters": None,
+                "data": _REDACTED,
+            }
+        ],
+        metadata={
+            "name": "python-text",
+            "versions": None,
+            "platform": "python",
+            "inputs": [],
+            "outputs": [],
         },
     ),
     Server(

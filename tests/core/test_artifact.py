@@ -75,6 +75,30 @@ def test_finds_the_only_artifact(tmp_path: Path, names: list[str], expected: str
 
 
 @pytest.mark.parametrize(
+    "others",
+    [
+        pytest.param(["my_model.py", "MODEL.PY", "model.pyc"], id="names that only look like it"),
+        pytest.param(["warmup.json"], id="the warm-up request"),
+    ],
+)
+def test_finds_a_file_by_its_whole_name(tmp_path: Path, others: list[str]) -> None:
+    fill(tmp_path, "model.py", *others)
+
+    assert find_artifact(tmp_path, ("model.py", ".json")) == tmp_path / "model.py"
+
+
+def test_says_which_whole_name_is_expected(tmp_path: Path) -> None:
+    fill(tmp_path, "my_model.py")
+
+    with pytest.raises(ModelMissingError) as caught:
+        find_artifact(tmp_path, ("model.py", ".mar"))
+
+    assert str(caught.value) == (
+        f"{tmp_path}: no model file, expected exactly one of model.py, *.mar; found my_model.py"
+    )
+
+
+@pytest.mark.parametrize(
     ("names", "found"),
     [
         pytest.param([], "nothing", id="empty"),

@@ -1,6 +1,8 @@
 """Models in directories: which versions are loaded, and what has changed since."""
 
+import logging
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from kserve.errors import (
     ModelMissingError,
     ModelNotFound,
     NoModelReady,
+    UserCodeError,
 )
 from kserve.model import Model
 from kserve.model_repository import IndexEntry, ModelRepository, ModelState, ModelStatus
@@ -95,6 +98,58 @@ async def test_loads_versions_on_the_calling_thread_too(tmp_path: Path) -> None:
     is_ready = repository.load_model("m")
 
     assert (is_ready, numbers(repository, "m")) == (True, {"1": 1})
+
+
+@pytest.mark.parametrize("blocks", [False, True], ids=["on the loop", "on the calling thread"])
+async def test_a_model_that_cannot_be_made_fails_its_version_alone(
+    tmp_path: Path, blocks: bool
+) -> None:
+    write(tmp_path / "m" / "1", 1)
+    write(tmp_path / "m" / "2", 2)
+
+    def make(name: str, model_dir: str) -> Number:
+        if model_dir.endswith("2"):
+            raise ModelLoadError("made of nothing")
+        return Number(name, model_dir)
+
+    repository = DirectoryRepository(make, str(tmp_path), max_versions=None)
+
+    with pytest.raises(ModelLoadError, match="made of nothing"):
+        repository.load_model("m") if blocks else await repository.load("m")
+
+    assert numbers(repository, "m") == {"1": 1}
+    assert repository.failures("m") == {"2": "made of nothing"}
+
+
+async def test_a_model_is_made_off_the_event_loop(tmp_path: Path) -> None:
+    write(tmp_path / "m", 1)
+    threads = []
+
+    def make(name: str, model_dir: str) -> Number:
+        threads.append(threading.current_thread())
+        return Number(name, model_dir)
+
+    await DirectoryRepository(make, str(tmp_path)).load("m")
+
+    assert len(threads) == 1
+    assert threads[0] is not threading.current_thread()
+
+
+async def test_the_log_shows_the_traceback_of_the_users_code_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("kserve"), "propagate", True)
+    write(tmp_path, 1)
+
+    def make(name: str, model_dir: str) -> Number:
+        raise UserCodeError("model.py, line 1: KeyError: 'x'", KeyError("x"))
+
+    with pytest.raises(NoModelReady):
+        await DirectoryRepository(make, str(tmp_path), suffixes=(".num",)).load_at_start()
+
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert record.getMessage() == ("Model model cannot be loaded: model.py, line 1: KeyError: 'x'")
+    assert record.exc_info is not None and type(record.exc_info[1]) is KeyError
 
 
 async def test_the_old_version_serves_while_the_newest_cannot_be_loaded(tmp_path: Path) -> None:

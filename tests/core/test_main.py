@@ -552,10 +552,10 @@ def test_no_termination_log_is_made_where_there_is_none(
 def test_the_process_ends_while_a_thread_of_a_load_hangs() -> None:
     code = (
         "import threading\n"
-        "from kserve.main import _exit\n"
+        "from kserve.main import exit_with\n"
         "threading.Thread(target=threading.Event().wait).start()\n"
         "print('flushed')\n"
-        "_exit('tiny', 'why')\n"
+        "exit_with('tiny', 'why')\n"
     )
 
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

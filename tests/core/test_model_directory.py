@@ -188,6 +188,7 @@ def test_a_fingerprint_follows_the_data_link_of_kubernetes(tmp_path: Path) -> No
     [
         pytest.param(lambda root: None, id="nothing"),
         pytest.param(lambda root: fill(root, ".hidden"), id="a hidden file"),
+        pytest.param(lambda root: fill(root, "a/__pycache__/m.pyc"), id="bytecode"),
         pytest.param(lambda root: link(root / "none", root / "broken"), id="a broken link"),
         pytest.param(lambda root: link(root, root / "circle"), id="a link to itself"),
     ],

@@ -25,6 +25,7 @@ from kserve.testing import request, serving
 
 WAIT_S = 15
 INTERVAL_S = 0.02
+READY_PATHS = ("v2/models/model/ready", "v1/models/model")
 ROW = {"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [0]}]}
 
 
@@ -284,3 +285,36 @@ def test_a_watch_without_a_directory_is_told(log: Any) -> None:
 
     assert alive == {"status": "alive"}
     assert "watch: there is no model directory to follow" in log.text
+
+
+def test_readiness_says_why_the_old_artifact_still_serves(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+
+    with watching(tmp_path) as port:
+        before = request(port, "GET", "/v2/models/model/ready").json()
+        write(tmp_path, "no number")
+        eventually(lambda: "reason" in request(port, "GET", "/v2/models/model/ready").json())
+        answers = [request(port, "GET", f"/{path}") for path in READY_PATHS]
+        still = number(port)
+        write(tmp_path, 2)
+        eventually(lambda: number(port) == 2)
+        after = request(port, "GET", "/v2/models/model/ready").json()
+
+    reason = "Its load raised ValueError; the log says more."
+    assert [(answer.status, answer.json()) for answer in answers] == [
+        (200, {"name": "model", "ready": True, "reason": reason})
+    ] * 2
+    assert still == 1
+    assert before == after == {"name": "model", "ready": True}
+
+
+def test_readiness_names_the_version_that_cannot_be_loaded(tmp_path: Path) -> None:
+    write(tmp_path / "1", 1)
+
+    with watching(tmp_path) as port:
+        write(tmp_path / "2", "no number")
+        eventually(lambda: "reason" in request(port, "GET", "/v2/models/model/ready").json())
+        model = request(port, "GET", "/v2/models/model/ready").json()
+
+    reason = "version 2: Its load raised ValueError; the log says more."
+    assert model == {"name": "model", "ready": True, "reason": reason}

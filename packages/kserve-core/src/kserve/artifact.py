@@ -41,14 +41,14 @@ def local_path(model_dir: str | os.PathLike[str]) -> Path:
 def find_artifact(
     model_dir: str | os.PathLike[str], suffixes: Sequence[str], preferred: str = ""
 ) -> Path:
-    """Give the one file at the top of `model_dir` that has one of the suffixes.
+    """Give the one file at the top of `model_dir` that has one of the suffixes or names.
 
     Hidden files do not count: Kubernetes mounts put `..data` links beside the files. Nor does the
     warm-up request.
 
     Args:
         model_dir: A directory, or a `file://` address of one.
-        suffixes: Lower-case suffixes with their dots.
+        suffixes: Lower-case suffixes with their dots; without one it is the whole name of a file.
         preferred: Of several such files, the name of the one that is meant.
 
     Raises:
@@ -58,13 +58,9 @@ def find_artifact(
     directory = local_path(model_dir)
     names = list_directory(directory)
     found = [
-        name
-        for name in names
-        if name.lower().endswith(tuple(suffixes))
-        and name != WARMUP_FILE
-        and (directory / name).is_file()
+        name for name in names if is_artifact_name(name, suffixes) and (directory / name).is_file()
     ]
-    expected = f"expected exactly one of {', '.join('*' + suffix for suffix in suffixes)}"
+    expected = f"expected exactly one of {patterns(suffixes)}"
     if preferred:
         expected += f", or one named {preferred}"
     if not found:
@@ -76,6 +72,22 @@ def find_artifact(
             f"{directory}: More than one model file is detected, {expected}; found {listing(found)}"
         )
     return directory / found[0]
+
+
+def is_artifact_name(name: str, suffixes: Sequence[str]) -> bool:
+    """Say whether a file has one of the suffixes, in any case, or one of the whole names."""
+    if name == WARMUP_FILE:
+        return False
+    lowered = name.lower()
+    return any(
+        lowered.endswith(suffix) if suffix.startswith(".") else name == suffix
+        for suffix in suffixes
+    )
+
+
+def patterns(suffixes: Sequence[str]) -> str:
+    """Name the suffixes, and the whole names, as a shell writes them."""
+    return ", ".join(f"*{suffix}" if suffix.startswith(".") else suffix for suffix in suffixes)
 
 
 def list_model_directories(models_dir: str | os.PathLike[str]) -> list[str]:

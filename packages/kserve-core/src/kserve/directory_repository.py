@@ -37,6 +37,7 @@ from kserve.model_repository import (
     load_blocking,
     public_reason_of,
     reason_of,
+    trace_of,
 )
 
 # As Triton's --model-load-thread-count.
@@ -50,13 +51,15 @@ class _Plan:
     Attributes:
         name: The model's name.
         wanted: The versions that shall serve, newest first.
-        new: Those of them that are loaded now, in the same order.
+        new: The directories of those of them that are loaded now, in the same order.
+        loaded: What was made of them.
         errors: Why some of these could not be.
     """
 
     name: str
     wanted: list[str]
-    new: dict[str, BaseKServeModel]
+    new: dict[str, Path]
+    loaded: dict[str, BaseKServeModel] = field(default_factory=dict)
     errors: dict[str, Exception] = field(default_factory=dict)
 
 
@@ -67,7 +70,7 @@ class DirectoryRepository(ModelRepository):
     by a number, of which the newest ones are loaded.
 
     Args:
-        make_model: Makes an unloaded model from its name and its directory.
+        make_model: Makes an unloaded model from its name and its directory; called on a thread.
         models_dir: The directory whose sub-directories are models, or a `file://` address of it.
         suffixes: Those of the artifacts; if None, the `artifact_suffixes` of `make_model` where
             that is a class that has them, else any file is an artifact.
@@ -155,10 +158,12 @@ class DirectoryRepository(ModelRepository):
     def load_model(self, name: str) -> bool:
         """Load the newest versions of one model; blocks, else as `load`."""
         plan = self._plan(name, only_changed=False)
-        for version, model in plan.new.items():
+        for version, directory in plan.new.items():
             try:
+                model = self._make(name, version, directory)
                 load_blocking(model)
                 model.start()
+                plan.loaded[version] = model
             except Exception as exc:
                 plan.errors[version] = exc
         return self._publish(plan)
@@ -204,7 +209,9 @@ class DirectoryRepository(ModelRepository):
         try:
             await self.load(name)
         except Exception as exc:
-            logger.error("Model %s cannot be loaded: %s", name, reason_of(exc), exc_info=exc)
+            logger.error(
+                "Model %s cannot be loaded: %s", name, reason_of(exc), exc_info=trace_of(exc)
+            )
             # Of several versions, another one may serve.
             if name not in self.models:
                 raise NoModelReady([name], reason_of(exc)) from exc
@@ -214,13 +221,15 @@ class DirectoryRepository(ModelRepository):
             try:
                 await self.load(name)
             except Exception as exc:
-                logger.error("Model %s cannot be loaded: %s", name, reason_of(exc), exc_info=exc)
+                logger.error(
+                    "Model %s cannot be loaded: %s", name, reason_of(exc), exc_info=trace_of(exc)
+                )
 
     async def _load(self, name: str, *, only_changed: bool) -> bool:
         plan = await run_in_new_thread(self._plan, name, only_changed)
         if name not in self.models:
             self.set_status(name, ModelState.LOADING)
-        await asyncio.gather(*(_try_load(plan, version) for version in plan.new))
+        await asyncio.gather(*(self._try_load(plan, version) for version in plan.new))
         return self._publish(plan)
 
     def _plan(self, name: str, only_changed: bool) -> _Plan:
@@ -231,7 +240,7 @@ class DirectoryRepository(ModelRepository):
         try:
             directories = self._wanted(directory)
             new = {
-                version: self._make(name, version, path)
+                version: path
                 for version, path in directories.items()
                 if not only_changed
                 or present.get(version) != tried.get(version)
@@ -242,6 +251,16 @@ class DirectoryRepository(ModelRepository):
             raise
         return _Plan(name, list(directories), new)
 
+    async def _try_load(self, plan: _Plan, version: str) -> None:
+        try:
+            # It may be user code that makes it.
+            model = await run_in_new_thread(self._make, plan.name, version, plan.new[version])
+            await load(model)
+            await run_in_new_thread(model.start)
+            plan.loaded[version] = model
+        except Exception as exc:
+            plan.errors[version] = exc
+
     def _make(self, name: str, version: str, directory: Path) -> BaseKServeModel:
         model = self._make_model(name, str(directory))
         model.version = version or None
@@ -249,7 +268,7 @@ class DirectoryRepository(ModelRepository):
 
     def _publish(self, plan: _Plan) -> bool:
         """Put what was loaded in the place of what served, all versions at once."""
-        loaded = {v: model for v, model in plan.new.items() if v not in plan.errors}
+        loaded = {version: plan.loaded[version] for version in plan.new if version in plan.loaded}
         kept = {v: model for v, model in self._serving(plan.name).items() if v in plan.wanted}
         serving = {**kept, **loaded}
         if UNVERSIONED in serving:
@@ -312,13 +331,8 @@ class DirectoryRepository(ModelRepository):
             return {UNVERSIONED: fingerprint(directory)}
 
 
-async def _try_load(plan: _Plan, version: str) -> None:
-    model = plan.new[version]
-    try:
-        await load(model)
-        await run_in_new_thread(model.start)
-    except Exception as exc:
-        plan.errors[version] = exc
+def _log_failure(name: str, exc: Exception) -> None:
+    logger.error("Model %s cannot be loaded: %s", name, reason_of(exc), exc_info=trace_of(exc))
 
 
 class LoadedRepository(DirectoryRepository):

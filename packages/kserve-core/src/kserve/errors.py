@@ -15,7 +15,8 @@ InferenceServerError                     500  INTERNAL
 │   └── RowCountError                                              not as many rows as it got
 └── StartError                           500  INTERNAL             the server cannot start
     ├── ModelLoadError                                             an artifact cannot be loaded
-    │   └── ModelMissingError                                      there is no artifact
+    │   ├── ModelMissingError                                      there is no artifact
+    │   └── UserCodeError                                          code of the user's raised
     ├── NoModelReady                                               no model given at start loaded
     └── WorkersShouldBeLessThanMaxWorkersError
 
@@ -216,6 +217,19 @@ class ModelMissingError(ModelLoadError):
     def __init__(self, path: str | os.PathLike[str], detail: str | None = None) -> None:
         self.path = os.fspath(path)
         super().__init__(f"{self.path}: {detail}" if detail else self.path)
+
+
+class UserCodeError(ModelLoadError):
+    """Code of the user's raised while a model was made or loaded.
+
+    Args:
+        reason: One line: where, and what was raised.
+        error: What was raised; its traceback is what the log shows.
+    """
+
+    def __init__(self, reason: str, error: BaseException) -> None:
+        super().__init__(reason)
+        self.error = error
 
 
 class NoModelReady(StartError):

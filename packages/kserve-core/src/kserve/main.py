@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from kserve.config import ServerConfig, count_or_all, make_parser, timeout
 from kserve.errors import NoModelReady, StartError
@@ -18,7 +18,7 @@ from kserve.threads import limit_threads
 
 # What loads numpy is imported after the threads of its BLAS are limited.
 if TYPE_CHECKING:
-    from kserve.model import TensorModel
+    from kserve.model import BaseKServeModel
 
 # Where Kubernetes reads the reason that it shows for a container that ended.
 _TERMINATION_LOG: Final = Path("/dev/termination-log")
@@ -29,8 +29,28 @@ _MODEL_DIR_WAIT_S: Final = 60.0
 _PREDICTOR_FLAGS: Final = ("--predictor_", "--enable_predictor_health_check")
 
 
+class ServedModel(Protocol):
+    """What a server makes its models with; a class of `TensorModel` is one."""
+
+    @property
+    def artifact_suffixes(self) -> tuple[str, ...]:
+        """Give what it finds in a directory; see `TensorModel`."""
+
+    @property
+    def preferred_artifact(self) -> str:
+        """Give the name of the one that is meant where there are several, or an empty text."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the server's own flags to its command line."""
+
+    def from_args(self, name: str, model_dir: str, args: argparse.Namespace) -> "BaseKServeModel":
+        """Make a model as the command line says; called on a thread."""
+
+
 @ended_by_signals()
-def run(model: "type[TensorModel] | str", argv: Sequence[str] | None = None) -> None:
+def run(
+    model: "ServedModel | str", argv: Sequence[str] | None = None, announcement: str = ""
+) -> None:
     """Serve the model, or the models, of a directory until a signal ends the process.
 
     An artifact at the top of `--model_dir` is served as `--model_name`; else sub-directories named
@@ -45,35 +65,36 @@ def run(model: "type[TensorModel] | str", argv: Sequence[str] | None = None) -> 
         model: The server's model, as `package.module:Class`, or the class; its `add_arguments` and
             `from_args` add to the flags.
         argv: The command line without the program; the process's own if None.
+        announcement: What is logged first.
     """
     limit_threads()
     from kserve.model_repository import reason_of
 
-    model_class: type[TensorModel] = resolve_name(model) if isinstance(model, str) else model
+    model_class: ServedModel = resolve_name(model) if isinstance(model, str) else model
     server = model_class.__module__.partition(".")[0]
     args = _parse(model_class, server, sys.argv[1:] if argv is None else list(argv))
     config = ServerConfig.from_args(args)
     try:
         if config.configure_logging:
             configure_logging(config.log_config_file, log_format=config.log_format)
+        if announcement:
+            logger.info("%s", announcement)
         _serve(model_class, args, config)
     except StartError as exc:
         cause = exc.__cause__ if isinstance(exc, NoModelReady) else None
-        _exit(server, reason_of(cause or exc))
+        exit_with(server, reason_of(cause or exc))
     except Exception as exc:
         logger.exception("The server failed")
-        _exit(server, reason_of(exc))
+        exit_with(server, reason_of(exc))
 
 
-def _serve(
-    model_class: "type[TensorModel]", args: argparse.Namespace, config: ServerConfig
-) -> None:
+def _serve(model_class: ServedModel, args: argparse.Namespace, config: ServerConfig) -> None:
     from kserve.directory_repository import DirectoryRepository
     from kserve.model_server import ModelServer
 
     repository = DirectoryRepository(
         lambda name, model_dir: model_class.from_args(name, model_dir, args),
-        args.model_dir,
+        _absolute(args.model_dir),
         suffixes=model_class.artifact_suffixes,
         preferred=model_class.preferred_artifact,
         model_name=config.model_name,
@@ -83,9 +104,12 @@ def _serve(
     server.start([], load=partial(repository.load_at_start, args.model_dir_wait_s))
 
 
-def _parse(
-    model_class: "type[TensorModel]", server: str, argv: Sequence[str]
-) -> argparse.Namespace:
+def _absolute(model_dir: str) -> str:
+    """Give a path that is the same wherever the process goes; an address is one."""
+    return model_dir if "://" in model_dir else os.path.abspath(model_dir)
+
+
+def _parse(model_class: ServedModel, server: str, argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=f"python -m {server}", parents=[make_parser()], allow_abbrev=False
     )
@@ -128,7 +152,8 @@ def _unknown_text(argument: str, parser: argparse.ArgumentParser) -> str:
     return f"unknown argument {flag}{hint}"
 
 
-def _exit(server: str, reason: str) -> NoReturn:
+def exit_with(server: str, reason: str) -> NoReturn:
+    """End the process with code 1 and a reason, on stderr and in the termination log."""
     line = f"{server}: {reason}\n"
     try:
         if _TERMINATION_LOG.exists():

@@ -261,7 +261,8 @@ class TensorModel(Model):
 
     Attributes:
         platform: The framework, for the metadata.
-        artifact_suffixes: The suffixes of the files that `load` takes, lower-case, with dots.
+        artifact_suffixes: The suffixes of the files that `load` takes, lower-case, with dots, or
+            the whole names.
         preferred_artifact: The name of the one that `load` takes where there are several.
         versions: The versions that a model without numbered directories answers for itself.
         signature: What the model takes and gives.

@@ -20,6 +20,7 @@ from kserve.model_repository import (
     public_reason_of,
     reason_of,
     stop,
+    trace_of,
 )
 
 
@@ -99,8 +100,12 @@ class ModelControl:
                 raise
             except Exception as exc:
                 # The text of an error of ours says it all.
-                trace = None if isinstance(exc, StartError) else exc
-                logger.error("Model %s cannot be loaded: %s", name, reason_of(exc), exc_info=trace)
+                trace = trace_of(exc)
+                logger.error(
+                    "Model %s cannot be loaded: %s",
+                    *(name, reason_of(exc)),
+                    exc_info=None if isinstance(trace, StartError) else trace,
+                )
                 raise ModelNotReady(name, without_paths(public_reason_of(exc))) from exc
             finally:
                 gone = [model for model in before if not registry.is_served(model)]

@@ -126,7 +126,8 @@ def fingerprint(directory: Path) -> Fingerprint:
     """Give what changes when a file below a directory is written, replaced or linked elsewhere.
 
     Links are followed, so a volume of Kubernetes that turns its `..data` link to a new directory
-    changes it. Hidden names do not count; what disappears meanwhile is left out.
+    changes it. Hidden names and Python's bytecode do not count; what disappears meanwhile is left
+    out.
     """
     return tuple(sorted(_walk(directory, "", set())))
 
@@ -165,12 +166,17 @@ def _emptiness(path: Path) -> str:
         return "there is no such directory"
 
 
+def _is_ignored(name: str) -> bool:
+    # Python writes there what it reads: a load would look like a change.
+    return name.startswith(".") or name == "__pycache__"
+
+
 def _walk(
     directory: Path, prefix: str, above: set[tuple[int, int]]
 ) -> Iterator[tuple[str, int, int, int, int]]:
     try:
         status = directory.stat()
-        names = [name for name in os.listdir(directory) if not name.startswith(".")]
+        names = [name for name in os.listdir(directory) if not _is_ignored(name)]
     except OSError:
         return
     here = (status.st_dev, status.st_ino)

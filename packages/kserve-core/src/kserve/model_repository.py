@@ -11,7 +11,13 @@ from typing import Any, Final
 
 from kserve.artifact import list_model_directories
 from kserve.endpoint import is_healthy
-from kserve.errors import InvalidInput, ModelMissingError, StartError, without_paths
+from kserve.errors import (
+    InvalidInput,
+    ModelMissingError,
+    StartError,
+    UserCodeError,
+    without_paths,
+)
 from kserve.executor import run_in_new_thread, run_user_code
 from kserve.listing import shortened
 from kserve.logging import logger
@@ -340,6 +346,11 @@ def public_reason_of(exc: BaseException) -> str:
     if isinstance(exc, StartError):
         return reason_of(exc)
     return f"Its load raised {type(exc).__name__}; the log says more."
+
+
+def trace_of(exc: BaseException) -> BaseException:
+    """Give the exception whose traceback the log shows: of user code its own lines alone."""
+    return exc.error if isinstance(exc, UserCodeError) else exc
 
 
 # While `load` runs, `ready` is this: false to whoever asks, and told apart from a False that the

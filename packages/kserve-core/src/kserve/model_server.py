@@ -16,7 +16,7 @@ import uvloop
 from kserve.allocator import keep_freed_memory
 from kserve.collector import frozen
 from kserve.config import ServerConfig, make_parser
-from kserve.context import set_predictor_config
+from kserve.context import hand_over, set_predictor_config
 from kserve.default_pool import DefaultPool
 from kserve.descriptors import raise_descriptor_limit
 from kserve.directory_repository import DirectoryRepository
@@ -24,7 +24,14 @@ from kserve.errors import NoModelReady, StartError
 from kserve.executor import run_in_new_thread, run_user_code
 from kserve.logging import configure_logging, logger
 from kserve.model import BaseKServeModel
-from kserve.model_repository import ModelRepository, ModelState, load, public_reason_of, reason_of
+from kserve.model_repository import (
+    ModelRepository,
+    ModelState,
+    load,
+    public_reason_of,
+    reason_of,
+    trace_of,
+)
 from kserve.predictor_config import PredictorConfig
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.inflight_bytes import InflightBytes
@@ -166,7 +173,8 @@ class ModelServer:
 
         After SIGTERM new work is still taken for `drain_delay_s`. A second signal ends the process.
         So does the first, with exit code 0, where code of a handler in the event loop's default
-        pool does not return: Python would wait for it.
+        pool does not return: Python would wait for it. While another server imports the code that
+        calls it, the models are that server's, and this returns at once.
 
         Args:
             models: Models, models by the name to serve them under, or one model.
@@ -182,6 +190,8 @@ class ModelServer:
             Exception: Whatever `load` raises.
         """
         named = _by_name(models)
+        if hand_over(named):
+            return
         keep_freed_memory()
         pool = DefaultPool(self.config.max_asyncio_workers)
         self._owns_loop = True
@@ -281,7 +291,9 @@ class ModelServer:
             await run_in_new_thread(model.start)
         except Exception as exc:
             self.registered_models.set_status(name, ModelState.UNAVAILABLE, public_reason_of(exc))
-            logger.error("Model %s cannot be loaded: %s", name, reason_of(exc), exc_info=exc)
+            logger.error(
+                "Model %s cannot be loaded: %s", name, reason_of(exc), exc_info=trace_of(exc)
+            )
             return exc
         return None
 

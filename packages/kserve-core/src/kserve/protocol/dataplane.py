@@ -220,7 +220,7 @@ class DataPlane:
         return {
             "name": model_name,
             "versions": self._versions(model_name),
-            "platform": model.platform if isinstance(model, TensorModel) else "",
+            "platform": getattr(model, "platform", None) or "",
             "inputs": inputs,
             "outputs": outputs,
         }
@@ -241,6 +241,13 @@ class DataPlane:
         if model is None:
             raise self.unavailability(model_name, version)
         return await is_healthy(model)
+
+    def load_failure(self, model_name: str, version: str | None = None) -> str:
+        """Give why what would take the place of a model could not be loaded, or an empty text."""
+        failures = self._model_registry.failures(model_name)
+        if version:
+            return failures.get(version, "")
+        return "; ".join(f"version {key}: {why}" if key else why for key, why in failures.items())
 
     def unavailability(
         self, model_name: str, version: str | None = None

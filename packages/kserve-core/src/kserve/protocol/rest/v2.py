@@ -91,7 +91,9 @@ def routes(dataplane: DataPlane) -> list[Route]:
         name, version = split_version(request.path_params["model_name"])
         if not await dataplane.model_ready(name, version):
             raise dataplane.unavailability(name, version)
-        return JSONResponse({"name": name, "ready": True})
+        failure = dataplane.load_failure(name, version)
+        reason = {"reason": failure} if failure else {}
+        return JSONResponse({"name": name, "ready": True, **reason})
 
     return [
         Route("/v2", server_metadata),
