@@ -42,6 +42,14 @@ _IDENTITY_ONNX = base64.b64decode(
     "EgFuCgIIAUIECgAQEQ=="
 )
 
+_DOUBLING = """def load(model_dir):
+    return 2
+
+
+def predict(factor, instances):
+    return [row[0] * factor for row in instances]
+"""
+
 
 @dataclass(frozen=True)
 class Smoke:
@@ -73,6 +81,7 @@ SMOKE: Mapping[str, Smoke] = {
         "lightgbm.train({'verbose': -1}, lightgbm.Dataset(x, y), 2).save_model('model.txt')"
     ),
     "onnxserver": Smoke(f"open('model.onnx', 'wb').write({_IDENTITY_ONNX!r})", "FP32"),
+    "pythonserver": Smoke(f"open('model.py', 'w').write({_DOUBLING!r})"),
 }
 
 # What the images of KServe's own servers install beside its SDK, and of Debian.
