@@ -107,4 +107,5 @@ def test_one_blas_thread_is_fewer_than_many(
 
     counts = [int(n) for n in re.findall(r"\| (\d+) \|", capsys.readouterr().out)]
     both, rest, one = counts
-    assert both > rest >= one >= 2
+    # gRPC runs on the event loop, as REST does.
+    assert both == rest >= one >= 2
