@@ -316,3 +316,86 @@ def test_a_request_that_gives_an_optional_input_runs_alone() -> None:
 
 def test_axes_that_are_no_rows_are_not_put_together() -> None:
     assert not has_rows(Signature((X,), (Y,), has_rows=False))
+
+
+class Figures(TensorModel):
+    """Has a signature for rows, and one for a single number."""
+
+    def __init__(self) -> None:
+        super().__init__("figures")
+        self.signature = Signature((X,), (Y,))
+        number = TensorSpec("n", "INT64", ())
+        self.signatures = {"sums": self.signature, "next": Signature((number,), (number,))}
+
+    def predict_tensors(self, tensors: Tensors, options: PredictOptions) -> Tensors:
+        if options.parameters.get("signature_name") == "next":
+            return {"n": tensors["n"] + 1}
+        return {"y": tensors["x"].sum(axis=1)}
+
+
+def test_a_request_is_checked_against_the_signature_that_it_chooses() -> None:
+    model = Figures()
+    batches = TensorBatches(model)
+    number = request(np.int64(4), datatype="INT64", name="n")
+
+    calls = [
+        batches.check(ONE),
+        batches.check(request([[1.0, 2.0]], parameters={"signature_name": "sums"})),
+    ]
+    number.parameters = {"signature_name": "next"}
+    single = batches.check(number)
+
+    assert single.key is None
+    assert calls[0].key is not None
+    assert calls[1].key is not None
+    assert calls[0].key != calls[1].key
+    assert batches.run([single])[0]["n"].tolist() == 5
+    assert batches.run(calls[:1])[0]["y"].tolist() == [3.0]
+    assert model.infer(number).outputs[0].data == [5]
+
+
+@pytest.mark.parametrize("name", ["other", 1])
+def test_a_signature_that_is_not_there_is_refused(name: Any) -> None:
+    batches = TensorBatches(Figures())
+
+    with pytest.raises(InvalidInput) as caught:
+        batches.check(request([[1.0]], parameters={"signature_name": name}))
+
+    expected = f"the model has no signature {name!r}, it has 'sums', 'next'"
+    assert str(caught.value) == expected
+
+
+def test_requested_outputs_are_those_of_the_signature_that_is_chosen() -> None:
+    batches = TensorBatches(Figures())
+    number = request(np.int64(4), "y", datatype="INT64", name="n")
+    number.parameters = {"signature_name": "next"}
+
+    with pytest.raises(InvalidInput, match="Unexpected inference output 'y': the model has 'n'"):
+        batches.check(number)
+
+
+def test_the_parameter_means_nothing_to_a_model_of_one_signature() -> None:
+    call = TensorBatches(Sums()).check(request([[1.0]], parameters={"signature_name": "other"}))
+
+    assert call.options.parameters == {"signature_name": "other"}
+
+
+def test_a_large_request_is_converted_as_its_own_signature_says() -> None:
+    class Casting(Figures):
+        def __init__(self) -> None:
+            super().__init__()
+            narrow = Signature((TensorSpec("x", "FP32", (-1, -1)),), (Y,))
+            self.signatures = {**self.signatures, "narrow": narrow}
+
+        def predict_tensors(self, tensors: Tensors, options: PredictOptions) -> Tensors:
+            self.dtype = tensors["x"].dtype
+            return {"y": tensors["x"].sum(axis=1)}
+
+    model = Casting()
+    batches = TensorBatches(model)
+
+    batches.run(
+        [batches.check(request(np.ones((100, 100)), parameters={"signature_name": "narrow"}))]
+    )
+
+    assert model.dtype == np.float32

@@ -393,6 +393,26 @@ async def test_describes_models() -> None:
         await dataplane.model_metadata("none")
 
 
+async def test_the_metadata_of_a_model_with_several_signatures_has_them_all() -> None:
+    model = TensorModel("figures")
+    x, n = TensorSpec("x", "FP32", (-1, 2)), TensorSpec("n", "INT64", ())
+    model.signature = Signature((x,), (x,))
+    model.signatures = {"rows": model.signature, "count": Signature((), (n,))}
+
+    metadata = await serving(model).model_metadata("figures")
+
+    x_entry = {"name": "x", "datatype": "FP32", "shape": [-1, 2]}
+    rows = {"inputs": [x_entry], "outputs": [x_entry]}
+    n_entry = {"name": "n", "datatype": "INT64", "shape": []}
+    assert metadata == {
+        "name": "figures",
+        "versions": None,
+        "platform": "",
+        **rows,
+        "signatures": {"rows": rows, "count": {"inputs": [], "outputs": [n_entry]}},
+    }
+
+
 @pytest.mark.parametrize(
     ("was_ready", "state", "is_ready"),
     [

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from kserve.constants.constants import PredictorProtocol
 from kserve.context import get_predictor_config
 from kserve.errors import InferenceError, InvalidInput
+from kserve.listing import quoted, shortened
 from kserve.pipeline import HandlerPipeline, default_handler
 from kserve.predictor_config import PredictorConfig
 from kserve.protocol.codec import v1_json
@@ -32,6 +33,9 @@ __all__ = [
 
 # The parameter of a request that wants its outputs in binary form.
 _WANTS_BINARY: Final = "binary_data_output"
+
+# The parameter of a request that chooses one of a model's signatures; TensorFlow Serving's word.
+SIGNATURE_NAME: Final = "signature_name"
 
 # What a transformer passes on to its predictor, and no more.
 _FORWARDABLE_HEADERS: Final = ("x-request-id", "x-b3-traceid", "authorization")
@@ -246,6 +250,7 @@ class PredictOptions:
 RESULT_KEYS: Final = {"predict": "predictions", "explain": "explanations"}
 
 _NO_OPTIONS: Final = PredictOptions(MappingProxyType({}))
+_NO_SIGNATURES: Final[Mapping[str, Signature]] = MappingProxyType({})
 
 
 class TensorModel(Model):
@@ -266,6 +271,8 @@ class TensorModel(Model):
         preferred_artifact: The name of the one that `load` takes where there are several.
         versions: The versions that a model without numbered directories answers for itself.
         signature: What the model takes and gives.
+        signatures: Where it can be called in several ways, what it takes and gives in each, by
+            name; a request chooses with its parameter `signature_name`, else it is `signature`.
         can_explain: It defines `explain_tensors`; others answer an explain request 501.
         model_dir: The directory of the artifact; a `warmup.json` there is sent after the load.
     """
@@ -281,6 +288,7 @@ class TensorModel(Model):
         self.model_dir = model_dir
         self.versions: Sequence[str] | None = None
         self.signature = Signature()
+        self.signatures: Mapping[str, Signature] = _NO_SIGNATURES
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
@@ -352,7 +360,7 @@ class TensorModel(Model):
         """
         self.check_verb(verb)
         options = self.check_options(request)
-        tensors = self.signature.check(request)
+        tensors = self.signature_of(request.parameters).check(request)
         return self.respond(request, self.call(tensors, options, verb))
 
     def check_verb(self, verb: InferenceVerb) -> None:
@@ -364,11 +372,28 @@ class TensorModel(Model):
         if verb is InferenceVerb.EXPLAIN and not self.can_explain:
             raise NotImplementedError(f"model {self.name} does not implement explain")
 
+    def signature_of(self, parameters: Mapping[str, Any] | None) -> Signature:
+        """Give the signature that the parameters of a request choose.
+
+        Raises:
+            InvalidInput: The model has none of the name.
+        """
+        name = parameters.get(SIGNATURE_NAME) if parameters and self.signatures else None
+        if name is None:
+            return self.signature
+        signature = self.signatures.get(name) if isinstance(name, str) else None
+        if signature is None:
+            raise InvalidInput(
+                f"the model has no signature {shortened(repr(name))}, it has "
+                f"{quoted(self.signatures)}"
+            )
+        return signature
+
     def check_options(self, request: InferRequest) -> PredictOptions:
         """Give what a request asks for beside its tensors.
 
         Raises:
-            InvalidInput: It asks for an output that the model does not have.
+            InvalidInput: It asks for a signature or an output that the model does not have.
         """
         names = [output.name for output in request.request_outputs or ()]
         parameters = request.parameters or {}
@@ -377,7 +402,8 @@ class TensorModel(Model):
         if _WANTS_BINARY in parameters:
             # It is the wire's, and requests of other wires may join.
             parameters = {k: v for k, v in parameters.items() if k != _WANTS_BINARY}
-        return PredictOptions(parameters, self.signature.check_outputs(names) if names else ())
+        signature = self.signature_of(parameters)
+        return PredictOptions(parameters, signature.check_outputs(names) if names else ())
 
     def call(
         self,

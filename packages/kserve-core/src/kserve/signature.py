@@ -76,6 +76,13 @@ class Signature:
     may_be_empty: bool = False
     has_rows: bool = True
 
+    def metadata(self) -> dict[str, Any]:
+        """Give the entry of the metadata of a model that has several."""
+        return {
+            "inputs": [spec.metadata() for spec in self.inputs],
+            "outputs": [spec.metadata() for spec in self.outputs],
+        }
+
     def check(self, request: InferRequest) -> Tensors:
         """Give the request's tensors as the model takes them; see `conform`.
 

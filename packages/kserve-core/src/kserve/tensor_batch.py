@@ -18,6 +18,7 @@ class TensorCall:
     """One request, checked.
 
     Attributes:
+        signature: What the request is checked against.
         tensors: As the signature has them; large ones not yet converted.
         options: What else it asks for.
         verb: Whether it wants predictions or explanations.
@@ -29,6 +30,7 @@ class TensorCall:
             nothing is known of the axes, the rows tell nothing of the cost.
     """
 
+    signature: Signature
     tensors: Tensors
     options: PredictOptions
     verb: InferenceVerb
@@ -54,7 +56,7 @@ class TensorBatches:
     def check(
         self, request: InferRequest, verb: InferenceVerb = InferenceVerb.PREDICT
     ) -> TensorCall:
-        """Check a request against the signature.
+        """Check a request against the signature that it chooses.
 
         Raises:
             InvalidInput: It does not fit.
@@ -62,7 +64,7 @@ class TensorBatches:
         """
         model = self._model
         model.check_verb(verb)
-        signature = model.signature
+        signature = model.signature_of(request.parameters)
         if signature is not self._signature:
             self._signature = signature
             self._has_rows = model.batching and has_rows(signature)
@@ -79,7 +81,9 @@ class TensorBatches:
         if self._has_rows and is_plain and n_rows > 0:
             key = (verb, tuple(inputs), options.outputs, _parameters_key(options))
         kind = verb if verb is not InferenceVerb.PREDICT else model.cost_kind(options)
-        return TensorCall(tensors, options, verb, key, n_rows or 1, size or 1, is_large, kind)
+        return TensorCall(
+            signature, tensors, options, verb, key, n_rows or 1, size or 1, is_large, kind
+        )
 
     def run(self, calls: list[TensorCall]) -> list[Tensors]:
         """Call the model once for calls of equal keys, or for one; blocks.
@@ -95,7 +99,7 @@ class TensorBatches:
         first = calls[0]
         tensors = first.tensors if len(calls) == 1 else _join(calls)
         if first.is_large:
-            tensors = self._model.signature.convert(tensors)
+            tensors = first.signature.convert(tensors)
         outputs = self._model.call(tensors, first.options, first.verb)
         if first.key is None:
             return [outputs]

@@ -206,6 +206,9 @@ class DataPlane:
     async def model_metadata(self, model_name: str, version: str | None = None) -> dict[str, Any]:
         """Give the metadata of a model, in one version or the default one.
 
+        `inputs` and `outputs` are those of the default signature; where there are several, all are
+        in `signatures`, by name.
+
         Raises:
             ModelNotFound: There is none of this name, or not in this version.
         """
@@ -217,13 +220,18 @@ class DataPlane:
         if isinstance(model, InferenceModel):
             inputs = list(await run_user_code(model.get_input_types) or [])
             outputs = list(await run_user_code(model.get_output_types) or [])
-        return {
+        metadata = {
             "name": model_name,
             "versions": self._versions(model_name),
             "platform": getattr(model, "platform", None) or "",
             "inputs": inputs,
             "outputs": outputs,
         }
+        if isinstance(model, TensorModel) and model.signatures:
+            metadata["signatures"] = {
+                name: signature.metadata() for name, signature in model.signatures.items()
+            }
+        return metadata
 
     async def model_ready(self, model_name: str, version: str | None = None) -> bool:
         """Say whether a model can answer now, in one version or the default one.
