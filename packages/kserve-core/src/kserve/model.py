@@ -17,6 +17,7 @@ from kserve.pipeline import HandlerPipeline, default_handler
 from kserve.predictor_config import PredictorConfig
 from kserve.protocol.codec import v1_json
 from kserve.protocol.codec.dtypes import from_np_dtype
+from kserve.protocol.codec.encoded_json import EncodedJson
 from kserve.protocol.infer_type import InferOutput, InferRequest, InferResponse
 from kserve.signature import Signature, Tensors
 
@@ -459,15 +460,40 @@ class TensorModel(Model):
         if isinstance(payload, InferRequest):
             return self.infer(payload, verb)
         # The way through the codec gives the same tensors and numbers as a request does.
-        request = v1_json.decode_tensors(
-            v1_json.encode(payload).body,
-            self.name,
+        request = self.decode_v1(v1_json.encode(payload).body, self.name)
+        response = self.infer(request, verb)
+        return v1_json.decode(self.encode_v1(request, response, verb).body)
+
+    def decode_v1(self, body: bytes, model_name: str) -> InferRequest:
+        """Read the body of a V1 request; see `v1_json.decode_tensors`.
+
+        A server whose clients know another dialect of V1 overrides it, and `encode_v1`.
+
+        Args:
+            body: The body.
+            model_name: Goes into the request.
+
+        Raises:
+            InvalidInput: The body is no JSON, or does not fit the model.
+        """
+        return v1_json.decode_tensors(
+            body,
+            model_name,
             self.signature.inputs,
             optional_inputs=self.signature.optional_inputs,
             is_table=self.signature.is_table,
         )
-        key = RESULT_KEYS[verb.name.lower()]
-        return v1_json.decode(v1_json.encode_response(self.infer(request, verb), key).body)
+
+    def encode_v1(
+        self, request: InferRequest, response: InferResponse, verb: InferenceVerb
+    ) -> EncodedJson:
+        """Write the answer to a request that `decode_v1` gave; see `v1_json.encode_response`.
+
+        Raises:
+            InvalidInput: V1 cannot express an output.
+            InferenceError: An output has no data, or data that disagrees with itself.
+        """
+        return v1_json.encode_response(response, RESULT_KEYS[verb.name.lower()])
 
     def respond(self, request: InferRequest, outputs: Tensors) -> InferResponse:
         """Put outputs into the response to a request."""

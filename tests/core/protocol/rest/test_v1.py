@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from kserve import (
+    InferInput,
     InferOutput,
     InferRequest,
     InferResponse,
@@ -17,7 +18,9 @@ from kserve import (
     TensorSpec,
 )
 from kserve.errors import InvalidInput
-from kserve.model import PredictOptions
+from kserve.model import InferenceVerb, PredictOptions
+from kserve.protocol.codec import v1_json
+from kserve.protocol.codec.encoded_json import EncodedJson
 from kserve.signature import Tensors
 from kserve.testing import Response, request, serving
 
@@ -371,3 +374,27 @@ def test_a_validate_that_returns_nothing_keeps_the_payload(
         response = request(port, "POST", path, body)
 
     assert (response.status, response.json()) == (status, answer)
+
+
+class Dialect(Doubling):
+    """Reads and writes V1 in words of its own."""
+
+    def decode_v1(self, body: bytes, model_name: str) -> InferRequest:
+        words = dict(pair.split("=") for pair in body.decode().split("&"))
+        array = np.array([[float(words["a"]), float(words["b"])]])
+        tensor = InferInput.from_array("x", [1, 2], "FP64", array)
+        return InferRequest(model_name, [tensor], parameters={"echo": words["echo"]})
+
+    def encode_v1(
+        self, request: InferRequest, response: InferResponse, verb: InferenceVerb
+    ) -> EncodedJson:
+        assert request.parameters is not None
+        key = f"{request.model_name} {verb.name} {request.parameters['echo']}"
+        return v1_json.encode({key: response.outputs[0].as_numpy()})
+
+
+def test_a_server_may_read_and_write_v1_in_a_dialect_of_its_own() -> None:
+    with serving(Dialect("dialect")) as port:
+        answer = request(port, "POST", "/v1/models/dialect:predict", b"a=1&b=2.5&echo=yes")
+
+    assert (answer.status, answer.body) == (200, b'{"dialect PREDICT yes":[[2.0,5.0]]}')

@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from kserve.endpoint import Endpoint
 from kserve.errors import InvalidInput
-from kserve.model import RESULT_KEYS
+from kserve.model import InferenceVerb, TensorModel
 from kserve.protocol.codec import cloudevents, v1_json, v2_json
 from kserve.protocol.codec.cloudevents import CloudEvent
 from kserve.protocol.codec.encoded_json import EncodedJson
@@ -26,6 +26,8 @@ from kserve.protocol.rest.responses import JSONResponse
 _JSON_TYPES: Final = frozenset(
     {b"", b"application/x-www-form-urlencoded", b"text/plain", b"application/octet-stream"}
 )
+
+_VERBS: Final = {verb.name.lower(): verb for verb in InferenceVerb}
 
 
 async def infer(
@@ -49,7 +51,7 @@ async def infer(
     elif isinstance(result, str | bytes):
         await exchange.reply(result.encode() if isinstance(result, str) else result, raw_headers)
     else:
-        await exchange.reply_json(_encode(endpoint, result, verb), raw_headers)
+        await exchange.reply_json(_encode(endpoint, payload, result, verb), raw_headers)
 
 
 def routes(dataplane: DataPlane) -> list[Route]:
@@ -103,21 +105,18 @@ def _decode_event(endpoint: Endpoint, event: CloudEvent) -> Any:
 
 
 def _decode_tensors(endpoint: Endpoint, body: bytes) -> InferRequest:
-    signature = endpoint.signature
-    return v1_json.decode_tensors(
-        body,
-        endpoint.name,
-        signature.inputs,
-        optional_inputs=signature.optional_inputs,
-        is_table=signature.is_table,
-    )
+    model = endpoint.model
+    assert isinstance(model, TensorModel)
+    return model.decode_v1(body, endpoint.name)
 
 
-def _encode(endpoint: Endpoint, result: Any, verb: str) -> EncodedJson:
+def _encode(endpoint: Endpoint, payload: Any, result: Any, verb: str) -> EncodedJson:
     if not isinstance(result, InferResponse):
         return v1_json.encode(result)
     if endpoint.takes_tensors:
-        return v1_json.encode_response(result, RESULT_KEYS[verb])
+        model = endpoint.model
+        assert isinstance(model, TensorModel)
+        return model.encode_v1(payload, result, _VERBS[verb])
     # A user's model that answers a V1 request with an InferResponse means the V2 body, as in
     # KServe's SDK.
     return v2_json.encode(result)
