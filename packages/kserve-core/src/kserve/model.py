@@ -350,6 +350,14 @@ class TensorModel(Model):
         """Give the metadata of the signature's outputs."""
         return [spec.metadata() for spec in self.signature.outputs]
 
+    def serving_metadata(self) -> Mapping[str, Any] | None:
+        """Give what TensorFlow Serving calls the metadata of a model; None if it knows no such.
+
+        Where there is one, `GET /v1/models/M/metadata` and the `model_version_status` of
+        `GET /v1/models/M` are answered as TensorFlow Serving does.
+        """
+        return None
+
     def infer(
         self, request: InferRequest, verb: InferenceVerb = InferenceVerb.PREDICT
     ) -> InferResponse:

@@ -137,7 +137,7 @@ class ModelRepository:
 
     def index(self) -> list[IndexEntry]:
         """Give the state of every version of every model; may read directories."""
-        return [entry for name in self.names() for entry in self._entries(name)]
+        return [entry for name in self.names() for entry in self.entries(name)]
 
     async def is_model_ready(self, name: str) -> bool:
         """Say whether a model is there and healthy; a plain `healthy` runs on a thread."""
@@ -252,7 +252,8 @@ class ModelRepository:
         """Say whether a model is here, under any name."""
         return any(other is model for name in list(self.models) for other in self.objects_of(name))
 
-    def _entries(self, name: str) -> list[IndexEntry]:
+    def entries(self, name: str) -> list[IndexEntry]:
+        """Give the state of every version of one model that is here."""
         failures = dict(self.failures(name))
         versions = self._versions.get(name, {})
         of_all = failures.pop(UNVERSIONED, "")

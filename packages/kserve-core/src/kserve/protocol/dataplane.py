@@ -163,6 +163,10 @@ class DataPlane:
             raise ModelNotFound(name)
         return model
 
+    def get_version(self, name: str, version: str | None) -> BaseKServeModel | None:
+        """Give a model in one version or the default one, ready or not; None if there is none."""
+        return self._get(name, version)
+
     async def get_model(self, name: str) -> BaseKServeModel:
         """Give a model that can answer now.
 

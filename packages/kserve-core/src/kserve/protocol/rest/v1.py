@@ -15,7 +15,7 @@ from kserve.protocol.codec.cloudevents import CloudEvent
 from kserve.protocol.codec.encoded_json import EncodedJson
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.infer_type import InferRequest, InferResponse
-from kserve.protocol.rest import events
+from kserve.protocol.rest import events, serving_api
 from kserve.protocol.rest.exchange import Exchange, encode_headers
 from kserve.protocol.rest.model_path import split_version
 from kserve.protocol.rest.responses import JSONResponse
@@ -27,6 +27,7 @@ _JSON_TYPES: Final = frozenset(
     {b"", b"application/x-www-form-urlencoded", b"text/plain", b"application/octet-stream"}
 )
 
+_METADATA: Final = "/metadata"
 _VERBS: Final = {verb.name.lower(): verb for verb in InferenceVerb}
 
 
@@ -61,12 +62,18 @@ def routes(dataplane: DataPlane) -> list[Route]:
         return JSONResponse({"models": dataplane.model_registry.names()})
 
     async def model_ready(request: Request) -> Response:
-        name, version = split_version(request.path_params["model_name"])
+        path = request.path_params["model_name"]
+        if path.endswith(_METADATA):
+            metadata = serving_api.metadata(dataplane, *split_version(path.removesuffix(_METADATA)))
+            if metadata is not None:
+                return JSONResponse(metadata)
+        name, version = split_version(path)
         if not await dataplane.model_ready(name, version):
             raise dataplane.unavailability(name, version)
         failure = dataplane.load_failure(name, version)
-        reason = {"reason": failure} if failure else {}
-        return JSONResponse({"name": name, "ready": True, **reason})
+        body = {"name": name, "ready": True, **({"reason": failure} if failure else {})}
+        status = serving_api.version_status(dataplane, name, version)
+        return JSONResponse({**body, "model_version_status": status} if status else body)
 
     return [
         Route("/v1/models", list_models),
