@@ -21,10 +21,9 @@ from tests.onnxserver.graphs import (
     unary,
 )
 
-from kserve.signature import Signature, Tensors, TensorSpec
 from onnxserver.graph import Graph
 from onnxserver.model_file import read_model_file
-from onnxserver.rows import find_rows, try_rows
+from onnxserver.rows import find_rows
 
 F32 = np.float32
 TRIAL = "in a trial of two rows, "
@@ -174,52 +173,3 @@ def test_without_a_name_and_a_trial_requests_run_alone(tmp_path: Path) -> None:
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "other"
 
     assert find(tmp_path, model) == (False, "axis 0 has no common name, and no trial succeeded")
-
-
-X = Signature(inputs=(TensorSpec("x", "FP32", (-1, -1)),))
-
-
-def test_an_axis_of_any_length_is_tried_with_several_lengths() -> None:
-    lengths = []
-
-    def run(tensors: Tensors) -> Tensors:
-        lengths.append(tensors["x"].shape)
-        if tensors["x"].shape[1] < 50:
-            raise ValueError("too short")
-        return tensors
-
-    assert try_rows(X, run)
-    assert lengths == [(1, 8), (1, 1), (1, 64), (1, 64), (2, 64)]
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        pytest.param(lambda x: x * np.nan, True, id="NaN"),
-        pytest.param(lambda x: x * np.inf, True, id="infinities"),
-        pytest.param(lambda x: x * (1 + 1e-4 * len(x)), True, id="the last bits"),
-        pytest.param(lambda x: x * (1 + 0.1 * len(x)), False, id="more than the last bits"),
-        pytest.param(lambda x: np.zeros(len(x), np.int64) + len(x), False, id="integers"),
-        pytest.param(lambda x: x.T, False, id="transposed"),
-        pytest.param(lambda x: x[::-1], False, id="in another order"),
-        pytest.param(lambda x: x.sum(), False, id="no axes"),
-    ],
-)
-def test_outputs_of_two_rows_are_those_of_each_alone(change: Any, expected: bool) -> None:
-    assert try_rows(X, lambda tensors: {"y": change(tensors["x"])}) is expected
-
-
-def test_what_takes_one_row_alone_has_no_rows() -> None:
-    def run(tensors: Tensors) -> Tensors:
-        if len(tensors["x"]) > 1:
-            raise ValueError("expected one row")
-        return tensors
-
-    assert try_rows(X, run) is False
-
-
-def test_other_outputs_for_two_rows_are_no_rows() -> None:
-    def run(tensors: Tensors) -> Tensors:
-        return {f"y{len(tensors['x'])}": tensors["x"]}
-
-    assert try_rows(X, run) is False
