@@ -47,6 +47,15 @@ def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> An
     return caplog
 
 
+def test_invents_nothing_for_a_model_that_a_call_changes() -> None:
+    model = Recorder()
+    model.is_stateful = True
+
+    warm_up(model)
+
+    assert model.asked == []
+
+
 def test_invents_one_row_of_every_input() -> None:
     model = Recorder()
 

@@ -274,12 +274,15 @@ class TensorModel(Model):
         signature: What the model takes and gives.
         signatures: Where it can be called in several ways, what it takes and gives in each, by
             name; a request chooses with its parameter `signature_name`, else it is `signature`.
+        is_stateful: A call changes what later ones give, so none is made for the warm-up but that
+            of a `warmup.json`.
         can_explain: It defines `explain_tensors`; others answer an explain request 501.
         model_dir: The directory of the artifact; a `warmup.json` there is sent after the load.
     """
 
     batching = True
     can_explain: bool = False
+    is_stateful: bool = False
     platform: ClassVar[str] = ""
     artifact_suffixes: ClassVar[tuple[str, ...]] = ()
     preferred_artifact: ClassVar[str] = ""

@@ -19,6 +19,8 @@ from kserve.signature import TensorSpec
 def warm_up(model: TensorModel) -> None:
     """Send a model its `warmup.json`, or else its `example_row`, or else a row of zeros.
 
+    One whose calls change it gets what its `warmup.json` says, and nothing else.
+
     Raises:
         ModelLoadError: The model cannot answer its `warmup.json`. An invented row that it cannot
             answer only leaves a warning.
@@ -26,7 +28,7 @@ def warm_up(model: TensorModel) -> None:
     path = None if model.model_dir is None else local_path(model.model_dir) / WARMUP_FILE
     if path is not None and path.is_file():
         _send_file(model, path)
-    elif model.signature.inputs:
+    elif model.signature.inputs and not model.is_stateful:
         _send_invented(model)
 
 
