@@ -592,3 +592,30 @@ def test_optional_inputs_are_read_in_their_datatype(body: bytes, expected: list[
 def test_only_an_input_without_axes_may_be_no_list(value: bytes) -> None:
     with pytest.raises(InvalidInput, match="input 'a': expected a list of values"):
         v1_json.decode_tensors(b'{"inputs":{"a":%b}}' % value, "m", (A_FP32,))
+
+
+def test_a_plain_value_may_be_of_an_input_whose_axes_are_unknown() -> None:
+    spec = TensorSpec("x", "FP32", (-1,), is_ranked=False)
+
+    (tensor,) = v1_json.decode_tensors(b'{"inputs": {"x": 2}}', "m", [spec]).inputs
+
+    assert (tensor.shape, tensor.as_numpy().tolist()) == ([], 2.0)
+
+
+def test_a_dialect_may_put_bytes_in_the_place_of_strings() -> None:
+    value = {"instances": [b"\xff", "a", None]}
+
+    for inputs in ([TensorSpec("x", "BYTES", (-1,))], []):
+        (tensor,) = v1_json.read_tensors(value, "m", inputs).inputs
+
+        assert tensor.datatype == "BYTES"
+        assert tensor.as_numpy().tolist() == [b"\xff", "a", None]
+
+
+def test_bytes_are_no_numbers() -> None:
+    value = {"instances": [1, b"\xff"]}
+
+    with pytest.raises(InvalidInput) as caught:
+        v1_json.read_tensors(value, "m", [TensorSpec("x", "FP32", (-1,))])
+
+    assert str(caught.value) == "input 'x': the value at [1] is binary data, expected FP32"

@@ -26,12 +26,14 @@ _ALLOWED: Final[dict[str, frozenset[type]]] = {
     "b": frozenset((bool, int, float)),
     "O": frozenset((str,)),
 }
-_TEXT_OR_NULL: Final = frozenset((str, type(None)))
+# Bytes are not JSON's; a dialect may have put them in the place of what stands for them.
+_TEXT_OR_NULL: Final = frozenset((str, bytes, type(None)))
 _JSON_NAMES: Final[dict[type, str]] = {
     bool: "a boolean",
     int: "a number",
     float: "a number",
     str: "a string",
+    bytes: "binary data",
     type(None): "null",
     dict: "an object",
 }
@@ -47,7 +49,7 @@ def tensor_from_list(
         datatype: The datatype that the values must fit; None takes the narrowest of BOOL, INT64,
             UINT64, FP64 and BYTES that holds them all.
         owner: What errors call the tensor, such as `input 'x'`.
-        null_text: Whether null may stand in BYTES, as None.
+        null_text: Whether null may stand in BYTES, as None; bytes may, too.
 
     Raises:
         InvalidInput: Ragged lists, or a value that does not fit; the message names its position.
@@ -158,7 +160,7 @@ def _cast(values: Sequence[Any], types: set[type], dtype: np.dtype[Any]) -> NDAr
 
 
 def _natural_datatype(values: Sequence[Any], types: set[type], null_text: bool) -> str:
-    if str in types and (types == {str} or (null_text and types <= _TEXT_OR_NULL)):
+    if types == {str} or (null_text and types & {str, bytes} and types <= _TEXT_OR_NULL):
         return "BYTES"
     if types == {bool}:
         return "BOOL"

@@ -47,6 +47,10 @@ class InputSpec(Protocol):
     def exact(self) -> bool:
         """Whether the datatype is known; a guess is not enforced."""
 
+    @property
+    def is_ranked(self) -> bool:
+        """Whether the axes are known; where not, any shape will do, that of a plain value too."""
+
 
 def decode(body: bytes) -> Any:
     """Give the JSON value of a body, which is what a user's model gets.
@@ -92,11 +96,46 @@ def decode_tensors(
     value = number_blocks.parse(body)
     if value is not None:
         try:
-            return _request(value, model_name, inputs, optional_inputs, is_table)
+            return read_tensors(value, model_name, inputs, optional_inputs, is_table)
         except InvalidInput:
             # What a block refuses may still be good; the plain way knows and names the position.
             pass
-    return _request(parse(body), model_name, inputs, optional_inputs, is_table)
+    return read_tensors(parse(body), model_name, inputs, optional_inputs, is_table)
+
+
+def read_tensors(
+    value: Any,
+    model_name: str,
+    inputs: Sequence[InputSpec],
+    optional_inputs: Sequence[InputSpec] = (),
+    is_table: bool = False,
+) -> InferRequest:
+    """Read the tensors of a parsed body; see `decode_tensors`.
+
+    Args:
+        value: The value, in which bytes may stand where strings may.
+        model_name: As for `decode_tensors`.
+        inputs: As for `decode_tensors`.
+        optional_inputs: As for `decode_tensors`.
+        is_table: As for `decode_tensors`.
+
+    Raises:
+        InvalidInput: There are no rows, they are ragged, or a value does not fit.
+    """
+    if not isinstance(value, dict) or not ("instances" in value or "inputs" in value):
+        raise InvalidInput('Expected "instances" or "inputs" in a JSON object')
+    parameters = read_parameters(value, "the request")
+    key = "inputs" if "inputs" in value else "instances"
+    data = value[key]
+    if key == "inputs" and isinstance(data, dict):
+        tensors = _columns(data, inputs, optional_inputs)
+    elif isinstance(data, list | NumberBlock):
+        tensors = _rows(data, inputs, is_table)
+    else:
+        raise InvalidInput(
+            f'Expected "{key}" to be a list' + (" or an object" if key == "inputs" else "")
+        )
+    return InferRequest(model_name, tensors, parameters=parameters)
 
 
 def encode(value: Any) -> EncodedJson:
@@ -157,29 +196,6 @@ def _write_rows(rows: Any, key: str) -> bytes:
     return Writer().dumps({key: rows})
 
 
-def _request(
-    value: Any,
-    model_name: str,
-    inputs: Sequence[InputSpec],
-    optional_inputs: Sequence[InputSpec],
-    is_table: bool,
-) -> InferRequest:
-    if not isinstance(value, dict) or not ("instances" in value or "inputs" in value):
-        raise InvalidInput('Expected "instances" or "inputs" in a JSON object')
-    parameters = read_parameters(value, "the request")
-    key = "inputs" if "inputs" in value else "instances"
-    data = value[key]
-    if key == "inputs" and isinstance(data, dict):
-        tensors = _columns(data, inputs, optional_inputs)
-    elif isinstance(data, list | NumberBlock):
-        tensors = _rows(data, inputs, is_table)
-    else:
-        raise InvalidInput(
-            f'Expected "{key}" to be a list' + (" or an object" if key == "inputs" else "")
-        )
-    return InferRequest(model_name, tensors, parameters=parameters)
-
-
 def _rows(
     rows: list[Any] | NumberBlock, inputs: Sequence[InputSpec], is_table: bool
 ) -> list[InferInput]:
@@ -210,7 +226,7 @@ def _columns(
 def _column(name: str, values: Any, spec: InputSpec | None) -> InferInput:
     if isinstance(values, list | NumberBlock):
         return _tensor(name, values, spec)
-    if spec is None or spec.shape or isinstance(values, dict):
+    if spec is None or (spec.shape and spec.is_ranked) or isinstance(values, dict):
         raise InvalidInput(f"input {name!r}: expected a list of values")
     scalar = _tensor(name, [values], spec)
     scalar.shape = []
