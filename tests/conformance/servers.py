@@ -32,6 +32,7 @@ class Server:
         v2_outputs: The outputs of the answer to it.
         metadata: The whole metadata of the model.
         batches: Whether rows of requests that wait together run together.
+        v1_status: What `GET /v1/models/MODEL` says beside its name and `ready`, as JSON.
         v1_explanation: The answer to `v1_request` on the explain route; None if the model cannot
             explain.
         imports: What has to be installed for it; its rows are skipped otherwise.
@@ -46,6 +47,7 @@ class Server:
     v2_outputs: list[Json]
     metadata: Json
     batches: bool = False
+    v1_status: bytes = b""
     v1_explanation: Json | None = None
     imports: tuple[str, ...] = ()
 
@@ -174,6 +176,26 @@ def _lgb_sums(folder: Path, *flags: str) -> ServerProcess:
     return ServerProcess("lgbserver", *arguments)
 
 
+def _tf_iris(folder: Path, *flags: str) -> ServerProcess:
+    """Serve the nearest of three flowers, as above."""
+    import numpy as np
+    import tensorflow as tf
+
+    flowers = np.array(_IRIS_ROWS, np.float32)
+    squares = (flowers * flowers).sum(axis=1)
+
+    def nearest(x: Any) -> dict[str, Any]:
+        return {"species": tf.argmax(2 * x @ flowers.T - squares, axis=1)}
+
+    module = tf.Module()
+    module.nearest = tf.function(
+        nearest, input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")]
+    )
+    tf.saved_model.save(module, str(folder), {"serving_default": module.nearest})
+    arguments = ("--model_dir", str(folder), "--model_name", "iris", *flags)
+    return ServerProcess("tfserver", *arguments)
+
+
 # Rows 0, 50 and 100 of the data that scikit-learn carries: one of each class.
 _IRIS_ROWS = [[5.1, 3.5, 1.4, 0.2], [7.0, 3.2, 4.7, 1.4], [6.3, 3.3, 6.0, 2.5]]
 _IRIS_FEATURES = (
@@ -195,6 +217,11 @@ _SHARES = [
     {"one": 0.5, "two": 1.0, "bias": 1.5},
     {"one": 0.5, "two": -1.0, "bias": 1.5},
 ]
+
+_TF_SIGNATURE: Json = {
+    "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}],
+    "outputs": [{"name": "species", "datatype": "INT64", "shape": [-1]}],
+}
 
 SERVERS = (
     Server(
@@ -361,6 +388,36 @@ SERVERS = (
             "platform": "onnxruntime_onnx",
             "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}],
             "outputs": [{"name": "species", "datatype": "INT64", "shape": [-1]}],
+        },
+    ),
+    Server(
+        name="tfserver",
+        start=_tf_iris,
+        batches=True,
+        imports=("tensorflow", "tfserver"),
+        model_name="iris",
+        v1_request={"instances": _IRIS_ROWS},
+        v1_response={"predictions": [0, 1, 2]},
+        v1_status=b',"model_version_status":[{"version":"1","state":"AVAILABLE",'
+        b'"status":{"error_code":"OK","error_message":""}}]',
+        v2_request={
+            "inputs": [{"name": "x", "shape": [3, 4], "datatype": "FP32", "data": _IRIS_ROWS}]
+        },
+        v2_outputs=[
+            {
+                "name": "species",
+                "shape": [3],
+                "datatype": "INT64",
+                "parameters": None,
+                "data": [0, 1, 2],
+            }
+        ],
+        metadata={
+            "name": "iris",
+            "versions": ["1"],
+            "platform": "tensorflow",
+            **_TF_SIGNATURE,
+            "signatures": {"serving_default": _TF_SIGNATURE},
         },
     ),
     Server(

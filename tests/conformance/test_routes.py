@@ -37,7 +37,9 @@ POST_ROUTES = [
         pytest.param("/", b'{"status":"alive"}', id="root"),
         pytest.param("/v1/models", b'{"models":["%(model)s"]}', id="V1 list"),
         pytest.param(
-            "/v1/models/%(model)s", b'{"name":"%(model)s","ready":true}', id="V1 readiness"
+            "/v1/models/%(model)s",
+            b'{"name":"%(model)s","ready":true%(status)s}',
+            id="V1 readiness",
         ),
         pytest.param("/v2/health/live", b'{"live":true}', id="V2 live"),
         pytest.param("/v2/health/ready", b'{"ready":true}', id="V2 ready"),
@@ -52,7 +54,8 @@ def test_answers_a_probe_byte_for_byte(server: "RunningServer", path: str, expec
 
     response = server.request("GET", path % {"model": name})
 
-    assert (response.status, response.body) == (200, expected % {b"model": name.encode()})
+    values = {b"model": name.encode(), b"status": server.entry.v1_status}
+    assert (response.status, response.body) == (200, expected % values)
     assert response.headers["content-type"] == "application/json"
 
 
