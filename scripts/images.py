@@ -82,6 +82,12 @@ SMOKE: Mapping[str, Smoke] = {
     ),
     "onnxserver": Smoke(f"open('model.onnx', 'wb').write({_IDENTITY_ONNX!r})", "FP32"),
     "pythonserver": Smoke(f"open('model.py', 'w').write({_DOUBLING!r})"),
+    "tfserver": Smoke(
+        "import tensorflow as tf; m = tf.Module(); m.f = tf.function(lambda x: {'y': x * 2.0},"
+        " input_signature=[tf.TensorSpec([None, 1], tf.float32, name='x')]);"
+        " tf.saved_model.save(m, '.', {'serving_default': m.f})",
+        "FP32",
+    ),
 }
 
 # What the images of KServe's own servers install beside its SDK, and of Debian.
