@@ -1,6 +1,7 @@
 """Models for the benchmarks: trained here, and one file for every server that is compared."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -61,6 +62,31 @@ class Net:
 
 
 @dataclass(frozen=True, slots=True)
+class Module:
+    """A module of TensorFlow.
+
+    Attributes:
+        module: The module.
+        signature: Its only signature, a concrete function.
+    """
+
+    module: Any
+    signature: Any
+
+    def predict(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Give the only output for the only input, `input-0`."""
+        import tensorflow as tf
+
+        return np.asarray(self.signature(tf.constant(rows))["label"].numpy())
+
+    def save(self, directory: Path) -> None:
+        """Write the SavedModel."""
+        import tensorflow as tf
+
+        tf.saved_model.save(self.module, str(directory), {"serving_default": self.signature})
+
+
+@dataclass(frozen=True, slots=True)
 class Booster:
     """A booster of XGBoost's or LightGBM's.
 
@@ -84,7 +110,7 @@ def train(name: str, folder: Path) -> Artifact:
     estimator, features = MODELS[name]()
     directory = folder / name
     directory.mkdir(parents=True, exist_ok=True)
-    if isinstance(estimator, Booster | Net):
+    if isinstance(estimator, Booster | Module | Net):
         estimator.save(directory)
     else:
         joblib.dump(estimator, directory / "model.joblib")
@@ -131,11 +157,9 @@ def _net(*widths: int) -> tuple[Any, NDArray[np.float64]]:
     from onnx import TensorProto, helper, numpy_helper
 
     features, _ = _classes(N_FEATURES)
-    random = np.random.default_rng(SEED)
     nodes, weights, last = [], [], "input-0"
-    for i, (n_in, n_out) in enumerate(pairwise((N_FEATURES, *widths))):
-        weight = random.standard_normal((n_in, n_out)) / np.sqrt(n_in)
-        weights.append(numpy_helper.from_array(weight.astype(np.float32), f"w{i}"))
+    for i, weight in enumerate(_weights(*widths)):
+        weights.append(numpy_helper.from_array(weight, f"w{i}"))
         nodes.append(helper.make_node("MatMul", [last, f"w{i}"], [f"z{i}"]))
         nodes.append(helper.make_node("Relu", [f"z{i}"], [f"a{i}"]))
         last = f"a{i}"
@@ -153,6 +177,36 @@ def _net(*widths: int) -> tuple[Any, NDArray[np.float64]]:
     data = model.SerializeToString()
     session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     return Net(data, session), features
+
+
+def _module(*widths: int) -> tuple[Any, NDArray[np.float64]]:
+    """Give the same perceptron as a module of TensorFlow, on one thread."""
+    import tensorflow as tf
+
+    # It takes them when it starts, which a test may have made it do.
+    with suppress(RuntimeError):
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    module = tf.Module()
+    module.weights = [tf.Variable(weight) for weight in _weights(*widths)]
+
+    def label(x: Any) -> dict[str, Any]:
+        for weight in module.weights:
+            x = tf.nn.relu(x @ weight)
+        return {"label": tf.argmax(x, axis=1)}
+
+    rows = tf.TensorSpec([None, N_FEATURES], tf.float32, name="input-0")
+    function = tf.function(label, input_signature=[rows])
+    features, _ = _classes(N_FEATURES)
+    return Module(module, function.get_concrete_function()), features
+
+
+def _weights(*widths: int) -> Iterator[NDArray[np.float32]]:
+    """Give the weights of each layer of a perceptron of so many neurons in each, not trained."""
+    random = np.random.default_rng(SEED)
+    for n_in, n_out in pairwise((N_FEATURES, *widths)):
+        weight = random.standard_normal((n_in, n_out)) / np.sqrt(n_in)
+        yield weight.astype(np.float32)
 
 
 def _xgboost() -> tuple[Any, NDArray[np.float64]]:
@@ -192,6 +246,8 @@ MODELS: Final[Mapping[str, Callable[[], tuple[Any, NDArray[np.float64]]]]] = {
     "vectors": _vectors,
     "net": partial(_net, 64, 10),
     "wide-net": partial(_net, 1024, 1024, 10),
+    "tf-net": partial(_module, 64, 10),
+    "wide-tf-net": partial(_module, 1024, 1024, 10),
     "xgboost": _xgboost,
     "lightgbm": _lightgbm,
 }

@@ -101,6 +101,14 @@ CASES: Final = {
         "ONNX net of 1.2 million weights 1x100 FP32, V2 binary",
         *("wide-net", _v2_binary, 1, "float32", False, None, "onnxserver", ()),
     ),
+    "tensorflow": Case(
+        "TensorFlow net 1x100 FP32, V2 binary",
+        *("tf-net", _v2_binary, 1, "float32", False, None, "tfserver", ()),
+    ),
+    "tensorflow-wide": Case(
+        "TensorFlow net of 1.2 million weights 1x100 FP32, V2 binary",
+        *("wide-tf-net", _v2_binary, 1, "float32", False, None, "tfserver", ()),
+    ),
     "xgboost": Case(
         "XGBoost 1x100 FP32, V2 JSON",
         *("xgboost", _v2_json, 1, "float32", False, None, "xgbserver"),
@@ -248,7 +256,7 @@ class Comparison:
                 for _ in range(settings.n_repeats)
             ]
         finally:
-            os.sched_setaffinity(0, cpus)
+            stay_on(*cpus)
 
     def _measure_floor(self, answer: bytes) -> Result:
         with tempfile.NamedTemporaryFile() as file:

@@ -41,6 +41,7 @@ SERVERS: Final[Mapping[str, Framework]] = {
         Framework("xgbserver", "xgboost"),
         Framework("lgbserver", "lightgbm"),
         Framework("onnxserver", "onnxruntime"),
+        Framework("tfserver", "tensorflow"),
     )
 }
 

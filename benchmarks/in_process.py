@@ -1,4 +1,4 @@
-"""Calls a session of ONNX Runtime in a loop: what there is without a server."""
+"""Calls a model in a loop: what there is without a server."""
 
 import time
 from collections import Counter

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -66,9 +67,12 @@ def split_cpus() -> tuple[int, int]:
     return cpus[0], cpus[-1]
 
 
-def stay_on(cpu: int) -> None:
-    """Keep this process on a CPU; threads that run already stay where they are."""
-    os.sched_setaffinity(0, {cpu})
+def stay_on(*cpus: int) -> None:
+    """Keep this process on some CPUs, with all threads that run already: frameworks have some."""
+    for thread in os.listdir("/proc/self/task"):
+        # One may have ended meanwhile.
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread), cpus)
 
 
 def free_port() -> int:

@@ -20,7 +20,7 @@ from benchmarks.footprint import Footprint
 # Of the same version on both sides, as the comparison is of servers.
 FRAMEWORKS: Final = ("scikit-learn", "xgboost-cpu", "lightgbm")
 _SHARED_PACKAGES: Final = (*FRAMEWORKS, "numpy", "uvicorn", "uvloop", "grpcio")
-OUR_PACKAGES: Final = ("onnxruntime", *_SHARED_PACKAGES)
+OUR_PACKAGES: Final = ("onnxruntime", "tensorflow-cpu", *_SHARED_PACKAGES)
 PEER_PACKAGES: Final = ("kserve", *_SHARED_PACKAGES, "fastapi")
 _COLUMNS: Final = (
     *("case", "server", "requests/s", "lowest to highest", "p50 ms", "p99 ms", "failed"),

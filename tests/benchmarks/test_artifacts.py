@@ -8,6 +8,7 @@ from benchmarks.artifacts import MODELS, train
 WIDTHS = {"iris": 4, "forest": 100, "linear": 100}
 NETS = ("net", "wide-net")
 BOOSTERS = ("xgboost", "lightgbm")
+MODULES = ("tf-net", "wide-tf-net")
 
 
 @pytest.mark.parametrize("name", WIDTHS)
@@ -30,6 +31,18 @@ def test_a_net_is_a_file_that_onnxruntime_reads(name: str, tmp_path: Path) -> No
     rows = artifact.rows(3, "float32")
     (labels,) = ort.InferenceSession(file).run(None, {"input-0": rows})
     assert labels.tolist() == artifact.estimator.predict(rows).tolist()
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_is_a_saved_model_that_tensorflow_reads(name: str, tmp_path: Path) -> None:
+    tf = pytest.importorskip("tensorflow", reason="tensorflow is not installed")
+    artifact = train(name, tmp_path)
+
+    (signature,) = tf.saved_model.load(str(artifact.directory)).signatures.values()
+    rows = artifact.rows(3, "float32")
+    (labels,) = signature(tf.constant(rows)).values()
+    assert labels.numpy().tolist() == artifact.estimator.predict(rows).tolist()
 
 
 @pytest.mark.parametrize("name", BOOSTERS)
@@ -64,4 +77,4 @@ def test_answers_do_not_depend_on_the_datatype(tmp_path: Path) -> None:
 
 
 def test_there_is_a_model_that_costs_by_the_row() -> None:
-    assert set(MODELS) == {*WIDTHS, *BOOSTERS, *NETS, "vectors"}
+    assert set(MODELS) == {*WIDTHS, *BOOSTERS, *NETS, *MODULES, "vectors"}

@@ -2,10 +2,11 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
-from benchmarks.processes import Server, free_port, is_answered, split_cpus, usage
+from benchmarks.processes import Server, free_port, is_answered, split_cpus, stay_on, usage
 
 # It starts processes.
 pytestmark = pytest.mark.timeout(90)
@@ -100,3 +101,24 @@ def test_usage_follows_descriptors_and_threads() -> None:
 def test_a_free_port_can_be_bound() -> None:
     with socket.create_server(("127.0.0.1", free_port())) as listener:
         assert 20000 <= listener.getsockname()[1] <= 32000
+
+
+def test_threads_that_run_already_move_too() -> None:
+    cpus = os.sched_getaffinity(0)
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    assert thread.native_id is not None
+
+    try:
+        stay_on(min(cpus))
+        moved = [os.sched_getaffinity(id_) for id_ in (0, thread.native_id)]
+        stay_on(*cpus)
+        back = [os.sched_getaffinity(id_) for id_ in (0, thread.native_id)]
+    finally:
+        stay_on(*cpus)
+        done.set()
+        thread.join()
+
+    assert moved == [{min(cpus)}] * 2
+    assert back == [cpus] * 2

@@ -52,6 +52,6 @@ def test_the_page_has_the_table_and_the_notes() -> None:
 def test_the_notes_know_the_machine_and_the_versions() -> None:
     assert " CPUs, " in machine()
     assert set(our_versions()) == {
-        *("Python", "scikit-learn", "xgboost-cpu", "lightgbm", "onnxruntime"),
+        *("Python", "scikit-learn", "xgboost-cpu", "lightgbm", "onnxruntime", "tensorflow-cpu"),
         *("numpy", "uvicorn", "uvloop", "grpcio"),
     }
