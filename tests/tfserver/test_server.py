@@ -14,6 +14,7 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton
 from tests.tfserver.models import F32, Net, Spec, own, save, save_words, saved
 
+from kserve.servers import fitting_servers, installed_servers
 from kserve.testing import Response, ServerProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -149,7 +150,7 @@ def test_answers_in_the_form_of_the_request(
         ),
         pytest.param(
             b'{"signature_name": "cut", "instances": [{"text": "a"}]}',
-            "expected inputs 'text', 'n': missing 'n'",
+            "expected inputs 'n', 'text': missing 'n'",
             id="missing input",
         ),
         pytest.param(b'{"instances": [null]}', "input 'text': expected text, got null", id="null"),
@@ -325,3 +326,37 @@ def test_help_imports_no_framework() -> None:
     assert lines[-1] == "[]"
     for flag in ("--signature_name", "--intra_op_threads", "--outputs", "--allow_lambda"):
         assert any(flag in line for line in lines)
+
+
+def test_the_server_of_a_directory_is_found_by_what_it_holds(tmp_path: Path) -> None:
+    net = Net()
+    for place in ("plain", "versions/1", "versions/2", "models/a", "models/b/1"):
+        save(tmp_path / place, net)
+    (tmp_path / "frozen").mkdir()
+    (tmp_path / "frozen" / "graph.pb").write_bytes(b"")
+    (tmp_path / "keras").mkdir()
+    (tmp_path / "keras" / "model.keras").write_bytes(b"")
+    servers = installed_servers()
+
+    found = {
+        path.name: dict(fitting_servers(path, servers.values())) for path in tmp_path.iterdir()
+    }
+
+    assert {"onnxserver", "tfserver"} <= set(servers)
+    assert found == {
+        "plain": {"tfserver": "saved_model.pb"},
+        "versions": {"tfserver": "1/saved_model.pb"},
+        "models": {"tfserver": "a/saved_model.pb"},
+        "frozen": {"tfserver": "graph.pb"},
+        "keras": {"tfserver": "model.keras"},
+    }
+
+
+def test_the_command_of_the_core_serves_a_directory_of_versions(tmp_path: Path) -> None:
+    save(tmp_path / "1", Net())
+    expected = own(tmp_path / "1", x=X)["label"].tolist()
+
+    with ServerProcess("kserve", str(tmp_path), "--model_name", "m") as server:
+        answer = server.request("POST", "/v1/models/m:predict", {"inputs": {"x": X.tolist()}})
+
+    assert answer.json()["outputs"]["label"] == expected

@@ -82,7 +82,8 @@ def _functions(
                 name,
                 describe(
                     partial(_call, loaded, concrete),
-                    concrete.structured_input_signature[1],
+                    # By name, as the order in the file is any.
+                    dict(sorted(concrete.structured_input_signature[1].items())),
                     dict(sorted(concrete.structured_outputs.items())),
                     f"signature {name!r}",
                     definition=definition,
