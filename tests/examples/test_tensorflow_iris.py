@@ -49,7 +49,8 @@ def odds(tmp_path_factory: pytest.TempPathFactory) -> NDArray[np.float32]:
         "        for path in (committed, folder + '/1')]\n"
         "np.save(folder + '/odds', [net(flowers=flowers)['odds'].numpy() for net in nets])\n"
     )
-    command = [sys.executable, "-c", code, EXAMPLE / "train.py", MODEL, folder]
+    paths = (EXAMPLE / "train.py", MODEL, folder)
+    command = [sys.executable, "-c", code, *map(str, paths)]
     subprocess.run(command, check=True, capture_output=True)
     return np.asarray(np.load(folder / "odds.npy"))
 
