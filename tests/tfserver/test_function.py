@@ -1,6 +1,7 @@
 """A concrete function as named tensors."""
 
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -190,3 +191,18 @@ def test_other_errors_are_the_models_own() -> None:
 )
 def test_a_reason_is_one_line_without_places(text: str, expected: str) -> None:
     assert reason(ValueError(text)) == expected
+
+
+def test_a_call_that_waits_lets_other_threads_run() -> None:
+    queue = tf.queue.FIFOQueue(1, [tf.float32], shapes=[[]])
+    waiting = tf.function(lambda: queue.dequeue()).get_concrete_function()
+    function = describe(lambda tensors: {"y": waiting()}, {}, {"y": Spec([], tf.float32)}, "m")
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.append(function.run({})["y"]))
+
+    # It would never end if it kept the interpreter's lock.
+    thread.start()
+    queue.enqueue(3.0)
+    thread.join(60)
+
+    assert answers == [3.0]

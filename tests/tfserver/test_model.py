@@ -1,6 +1,5 @@
 """The model: which artifact it loads, what it says of it, and its answers."""
 
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -213,21 +212,3 @@ def test_no_call_traces_python_code_again(tmp_path: Path, monkeypatch: pytest.Mo
                 model.infer(InferRequest("m", [tensor]))
 
     assert len(traced) == n_traced
-
-
-def test_a_call_releases_the_lock_of_the_interpreter(tmp_path: Path) -> None:
-    """While one call waits inside TensorFlow, this thread feeds it."""
-    queue = tf.queue.FIFOQueue(1, [tf.float32], shapes=[[]])
-    module = tf.Module()
-    module.queue = queue
-    model = loaded(save(tmp_path, Net()))
-    waiting = tf.function(lambda: queue.dequeue()).get_concrete_function()
-    answers: list[float] = []
-    thread = threading.Thread(target=lambda: answers.append(float(waiting())))
-
-    thread.start()
-    model.predict_tensors({"x": X}, PredictOptions())
-    queue.enqueue(3.0)
-    thread.join(30)
-
-    assert answers == [3.0]

@@ -106,6 +106,33 @@ def test_its_own_words_are_held_back_and_all_others_come_through() -> None:
         assert file.read() == lines[3] + lines[4] + b"later\n"
 
 
+def test_two_distributions_of_it_are_one_too_many(tmp_path: Path) -> None:
+    for name in ("tensorflow", "tensorflow_cpu"):
+        info = tmp_path / f"{name}-2.21.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Name: {name.replace('_', '-')}\nVersion: 2.21.0\n")
+
+    _, stderr = ran(f"{START}runtime.start(Settings())", PYTHONPATH=str(tmp_path))
+
+    assert "tensorflow and tensorflow-cpu are both installed, and have written the same" in stderr
+
+
+def test_without_it_the_reason_is_clear(tmp_path: Path) -> None:
+    hide = "import sys\nsys.modules['tensorflow'] = None\n"
+    code = f"{START}{hide}try:\n    runtime.start(Settings())\nexcept Exception as e:\n    print(e)"
+
+    printed, _ = ran(code)
+
+    assert printed == ["tensorflow is not installed; tfserver installs it on Python 3.11 to 3.13"]
+
+
+def test_keras_runs_on_it_whatever_else_the_machine_uses(tmp_path: Path) -> None:
+    code = f"{START}runtime.start(Settings())\n"
+    code += "import tensorflow as tf\nprint(tf.keras.backend.backend())"
+
+    assert ran(code, KERAS_BACKEND="jax")[0] == ["tensorflow"]
+
+
 def test_in_a_log_of_debugging_it_says_all(tmp_path: Path) -> None:
     code = f"import logging\nlogging.getLogger('kserve').setLevel({logging.DEBUG})\n"
 

@@ -79,6 +79,11 @@ def tensors(request: InferRequest) -> dict[str, Any]:
             id="lists of base64",
         ),
         pytest.param(
+            b'{"signature_name": "text", "instances": [{"b64": "YWI"}, {"b64": "Y W\\nI="}]}',
+            {"s": ("BYTES", [2], [b"ab", b"ab"])},
+            id="base64 without padding, with spaces",
+        ),
+        pytest.param(
             b'{"signature_name": "several", "instances": [{"tag": "a", "signal": [1, 2, 3], '
             b'"scale": 1}, {"tag": "b", "signal": [4, 5, 6], "scale": 2}]}',
             {
@@ -194,8 +199,8 @@ def test_the_signature_is_a_parameter(member: bytes, expected: Any) -> None:
             "row 1 misses 'x' and has an unknown 'y': every row must have the keys of row 0",
         ),
         (
-            b'{"instances": [{"b64": "YWI"}], "signature_name": "text"}',
-            "expected base64 in {\"b64\": ...}, got 'YWI': Incorrect padding",
+            b'{"instances": [{"b64": "YWI!"}], "signature_name": "text"}',
+            "expected base64 in {\"b64\": ...}, got 'YWI!': Only base64 data is allowed",
         ),
         (
             b'{"instances": [[{"b64": "YQ=="}, 1]]}',

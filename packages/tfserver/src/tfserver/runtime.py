@@ -11,9 +11,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from kserve.cpu import cpu_count
+from kserve.errors import ModelLoadError
 from kserve.logging import logger
 from tfserver.settings import Settings
 
@@ -25,7 +27,11 @@ _NOISE: Final = re.compile(
 )
 
 # Of its levels, 3 is fatal errors alone: what fails is raised, and need not be logged too.
-_QUIET: Final = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow"}
+_LEVEL: Final = "TF_CPP_MIN_LOG_LEVEL"
+_FATAL, _ALL = "3", "0"
+
+# They hold the same module.
+_DISTRIBUTIONS: Final = ("tensorflow", "tensorflow-cpu")
 
 _lock = threading.Lock()
 _started_with: Settings | None = None
@@ -37,6 +43,9 @@ def start(settings: Settings) -> None:
     Args:
         settings: How many threads it may have. TensorFlow takes them when it starts, so those of
             later calls come too late, and the log says so if they differ.
+
+    Raises:
+        ModelLoadError: It is not installed.
     """
     global _started_with
     with _lock:
@@ -54,10 +63,32 @@ def start(settings: Settings) -> None:
 
 def _import() -> None:
     is_loud = logger.isEnabledFor(logging.DEBUG)
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, "0" if is_loud and value == "3" else value)
-    with nullcontext() if is_loud else without_noise():
-        import_module("tensorflow")
+    os.environ.setdefault(_LEVEL, _ALL if is_loud else _FATAL)
+    # Whatever else Keras is used with on this machine.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    try:
+        with nullcontext() if is_loud else without_noise():
+            import_module("tensorflow")
+    except ModuleNotFoundError as error:
+        if error.name != "tensorflow":
+            raise
+        raise ModelLoadError(
+            "tensorflow is not installed; tfserver installs it on Python 3.11 to 3.13"
+        ) from error
+    if all(map(_is_installed, _DISTRIBUTIONS)):
+        logger.warning(
+            "%s are both installed, and have written the same files: whose they are now is not"
+            " known; remove both, and install one again",
+            " and ".join(_DISTRIBUTIONS),
+        )
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 @contextmanager

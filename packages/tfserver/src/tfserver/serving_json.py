@@ -164,11 +164,14 @@ def _with_bytes(value: Any) -> Any:
         return value
     if len(value) != 1 or not isinstance(value.get(_BASE64), str):
         return {name: _with_bytes(each) for name, each in value.items()}
+    # White space, and no padding at the end, are taken there too.
+    text = "".join(value[_BASE64].split())
+    padding = "" if text.endswith("=") else "=" * (-len(text) % 4)
     try:
-        return base64.b64decode(value[_BASE64], validate=True)
+        return base64.b64decode(text + padding, validate=True)
     except (binascii.Error, ValueError) as error:
-        text = value[_BASE64][:64]
-        raise InvalidInput(f'expected base64 in {{"b64": ...}}, got {text!r}: {error}') from error
+        got = repr(text[:64])
+        raise InvalidInput(f'expected base64 in {{"b64": ...}}, got {got}: {error}') from error
 
 
 def _writable(output: InferOutput) -> tuple[Any, int]:
