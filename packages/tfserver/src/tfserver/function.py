@@ -12,7 +12,6 @@ from typing import Any, Final
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from tensorflow.core.framework import types_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from kserve.errors import InvalidInput, ModelLoadError
@@ -200,9 +199,7 @@ def _definition(
 
 
 def _tensor_info(name: str, spec: Any) -> meta_graph_pb2.TensorInfo:
-    dtype = types_pb2.DataType.Value(
-        f"DT_{types_pb2.DataType.Name(spec.dtype.as_datatype_enum)[3:]}"
-    )
+    dtype = spec.dtype.as_datatype_enum
     return meta_graph_pb2.TensorInfo(name=name, dtype=dtype, tensor_shape=spec.shape.as_proto())
 
 
