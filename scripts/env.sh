@@ -9,6 +9,8 @@ uv=$root/.uv/tool/bin/uv
 
 # uv compiles no bytecode unless told to, and a server then compiles at each start.
 export UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never UV_NO_PROGRESS=1
+# One lock holds packages that are never installed together: conflicts in packages/tfserver/pyproject.toml.
+export UV_PREVIEW_FEATURES=package-conflicts
 unset VIRTUAL_ENV UV_PROJECT_ENVIRONMENT
 
 fail() {
