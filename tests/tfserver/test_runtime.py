@@ -25,7 +25,8 @@ def ran(code: str, **env: str) -> tuple[list[str], str]:
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, **env},
+        # TensorFlow runs here, too, and this process has the variable for that.
+        env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"} | env,
     )
     return done.stdout.splitlines(), done.stderr
 
@@ -138,4 +139,4 @@ def test_in_a_log_of_debugging_it_says_all(tmp_path: Path) -> None:
 
     _, stderr = ran(f"{code}{START}runtime.start(Settings()){PRINT_THREADS}")
 
-    assert "oneDNN custom operations are on" in stderr
+    assert "This TensorFlow binary is optimized" in stderr
