@@ -74,7 +74,7 @@ class Module:
     signature: Any
 
     def predict(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """Give the only output for the only input, `input-0`."""
+        """Give the only output for the only input."""
         import tensorflow as tf
 
         return np.asarray(self.signature(tf.constant(rows))["label"].numpy())
@@ -195,7 +195,7 @@ def _module(*widths: int) -> tuple[Any, NDArray[np.float64]]:
             x = tf.nn.relu(x @ weight)
         return {"label": tf.argmax(x, axis=1)}
 
-    rows = tf.TensorSpec([None, N_FEATURES], tf.float32, name="input-0")
+    rows = tf.TensorSpec([None, N_FEATURES], tf.float32, name="x")
     function = tf.function(label, input_signature=[rows])
     features, _ = _classes(N_FEATURES)
     return Module(module, function.get_concrete_function()), features
