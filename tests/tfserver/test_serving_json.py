@@ -169,6 +169,15 @@ def test_a_large_table_is_read_as_a_small_one() -> None:
     assert tensors(request)["x"][2] == np.array(rows, F32).tolist()
 
 
+def test_what_is_wrong_with_a_large_table_is_named_too() -> None:
+    rows = [[i / 7, -i] for i in range(2000)]
+
+    with pytest.raises(
+        InvalidInput, match=r"^input 'x': the value at \[1999, 1\] is 1e\+300, which"
+    ):
+        read(orjson.dumps({"instances": [*rows[:-1], [0, 1e300]]}))
+
+
 @pytest.mark.parametrize(
     ("member", "expected"),
     [
