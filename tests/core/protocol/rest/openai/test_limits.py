@@ -152,7 +152,8 @@ def test_the_client_tries_again_what_was_refused_for_now() -> None:
             before = counted(429)
             with held(port, model), pytest.raises(openai.RateLimitError):
                 client.embeddings.create(model="waiting", input="a")
-            assert counted(429) - before == 2
+
+    assert counted(429) - before == 2
 
 
 def test_a_deadline_ends_the_work_and_is_not_to_be_tried_again() -> None:
@@ -311,7 +312,7 @@ def test_counts_the_answers_of_a_model_and_its_time() -> None:
         before = counted(200), counted(404, ""), counted(404, "nobody"), observed()
         post(port, "/v1/embeddings", ASKED)
         post(port, "/v1/embeddings", {**ASKED, "model": "nobody"})
-        after = counted(200), counted(404, ""), counted(404, "nobody"), observed()
+    after = counted(200), counted(404, ""), counted(404, "nobody"), observed()
 
     changes = [new - old for new, old in zip(after, before, strict=True)]
     assert changes == [1, 1, 0, 1]
