@@ -71,6 +71,8 @@ class Waiting(OpenAIEncoderModel, OpenAIGenerativeModel):
                 await asyncio.Event().wait()
             choice = CompletionChunkChoice(index=0, text="first")
             yield CompletionChunk(model=request.model, choices=[choice])
+            if request.prompt == "once":
+                return
             self.entered.set()
             await asyncio.Event().wait()
         finally:
@@ -352,28 +354,39 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Application]:
     yield model_server.app
 
 
-def test_passes_through_the_user_s_middleware(app: Application) -> None:
-    class Marking(BaseHTTPMiddleware):
-        async def dispatch(
-            self, request: Request, call_next: RequestResponseEndpoint
-        ) -> StarletteResponse:
-            response = await call_next(request)
-            response.headers["x-marked"] = "yes"
-            return response
+class Marking(BaseHTTPMiddleware):
+    """Marks every response."""
 
+    async def dispatch(
+        self, request: Request, call_next: RequestResponseEndpoint
+    ) -> StarletteResponse:
+        response = await call_next(request)
+        response.headers["x-marked"] = "yes"
+        return response
+
+
+def test_passes_through_the_user_s_middleware(app: Application) -> None:
     app.add_middleware(Marking)
     with serving(Waiting()) as port:
         whole = post(port, "/v1/embeddings", ASKED)
         refused = post(port, "/v1/embeddings", {**ASKED, "model": "nobody"})
+        streamed = post(port, "/v1/completions", {**STREAMED, "prompt": "once"})
 
     assert (whole.status, whole.headers["x-marked"]) == (200, "yes")
     assert (refused.status, refused.headers["x-marked"]) == (404, "yes")
+    assert (streamed.status, streamed.headers["x-marked"]) == (200, "yes")
+    assert streamed.body.endswith(b"data: [DONE]\n\n")
     assert error(refused)["code"] == "model_not_found"
 
 
-def test_a_stop_tells_who_waits_that_the_server_shuts_down() -> None:
+@pytest.mark.parametrize("has_middleware", [False, True])
+def test_a_stop_tells_who_waits_that_the_server_shuts_down(
+    app: Application, has_middleware: bool
+) -> None:
     model = Waiting()
     answers: list[Response] = []
+    if has_middleware:
+        app.add_middleware(Marking)
 
     def ask(port: int) -> None:
         answers.append(post(port, "/v1/embeddings", {"model": "waiting", "input": "wait"}))
