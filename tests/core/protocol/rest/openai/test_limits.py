@@ -132,9 +132,12 @@ def test_refuses_more_requests_than_a_model_takes_at_once() -> None:
 
     with serving([model, Plain("plain")], max_inflight_requests=1) as port, held(port, model):
         refused = post(port, "/v1/embeddings", ASKED)
+        # It is refused before anything is made of it.
+        unread = post(port, "/v1/embeddings", {"model": "waiting", "input": 5})
         of_v1 = request(port, "POST", "/v1/models/plain:predict", b'{"instances":[1]}')
 
     assert (refused.status, refused.headers["retry-after"]) == (429, "1")
+    assert unread.status == 429
     assert error(refused) == {
         "message": "1 requests for this model are in flight, which is as many as it takes "
         "(--max_inflight_requests)",
