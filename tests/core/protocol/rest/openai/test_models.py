@@ -73,6 +73,15 @@ def test_leaves_a_model_of_v1_alone_to_v1(port: int) -> None:
     assert get(port, "/v1/models/plain").body == b'{"name":"plain","ready":true}'
 
 
+def test_leaves_the_versions_of_a_model_to_v1(port: int) -> None:
+    response = get(port, "/v1/models/org/encoder/versions/1")
+
+    assert response.status == 404
+    assert response.json() == {
+        "error": "Model with name org/encoder has no version 1: it has no versions."
+    }
+
+
 @pytest.mark.parametrize(
     ("path", "status", "code"),
     [
