@@ -60,6 +60,24 @@ class Outcome:
     lag_s: float = math.nan
 
 
+def counts(outcomes: Iterable[Outcome]) -> Counter[str]:
+    """Give how many requests had which outcome."""
+    return Counter(outcome.kind for outcome in outcomes)
+
+
+def latency_ms(
+    outcomes: Iterable[Outcome], percent: float, kinds: Collection[str] = ("200",)
+) -> float:
+    """Give a percentile of the latencies of some outcomes; NaN if there are none."""
+    return percentile([each.latency_s for each in outcomes if each.kind in kinds], percent) * 1e3
+
+
+def worst_lag_ms(outcomes: Iterable[Outcome]) -> float:
+    """Give by how much the load generator was late at most, new connections included."""
+    lags = [each.lag_s for each in outcomes if not math.isnan(each.lag_s)]
+    return max(lags, default=math.nan) * 1e3
+
+
 @dataclass(frozen=True, slots=True)
 class PhaseResult:
     """What became of the requests of one phase, or of a part of it.
@@ -75,24 +93,6 @@ class PhaseResult:
     start_s: float
     end_s: float
     outcomes: Sequence[Outcome]
-
-    def counts(self) -> Counter[str]:
-        """Give how many requests had which outcome."""
-        return Counter(outcome.kind for outcome in self.outcomes)
-
-    def share(self, kind: str) -> float:
-        """Give the share of requests with an outcome; NaN of no requests."""
-        return self.counts()[kind] / len(self.outcomes) if self.outcomes else math.nan
-
-    def latency_ms(self, percent: float, kinds: Collection[str] = ("200",)) -> float:
-        """Give a percentile of the latencies of some outcomes; NaN if there are none."""
-        latencies = [each.latency_s for each in self.outcomes if each.kind in kinds]
-        return percentile(latencies, percent) * 1e3
-
-    def worst_lag_ms(self) -> float:
-        """Give by how much the load generator was late at most, new connections included."""
-        lags = [each.lag_s for each in self.outcomes if not math.isnan(each.lag_s)]
-        return max(lags, default=math.nan) * 1e3
 
     def between(self, from_s: float, to_s: float) -> "PhaseResult":
         """Give the part whose requests were due between two moments of the phase."""

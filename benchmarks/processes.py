@@ -75,6 +75,29 @@ def stay_on(*cpus: int) -> None:
             os.sched_setaffinity(int(thread), cpus)
 
 
+class Busy:
+    """Keeps a CPU busy by a process that gives way to all others, as a context manager."""
+
+    def __init__(self, cpu: int) -> None:
+        self._command = [*taskset(cpu), sys.executable, "-S", "-c", "while True: pass"]
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self._process = subprocess.Popen(self._command)
+        os.sched_setscheduler(self._process.pid, os.SCHED_IDLE, os.sched_param(0))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+
+
 def free_port() -> int:
     """Give a port of 127.0.0.1 that nobody listens on."""
     while True:

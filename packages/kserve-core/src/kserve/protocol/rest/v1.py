@@ -55,11 +55,32 @@ async def infer(
         await exchange.reply_json(_encode(endpoint, payload, result, verb), raw_headers)
 
 
+def models(dataplane: DataPlane) -> dict[str, Any]:
+    """Give the body that lists the models."""
+    return {"models": dataplane.model_registry.names()}
+
+
+async def readiness(dataplane: DataPlane, name: str, version: str | None) -> dict[str, Any]:
+    """Give the body that says that a model, or a version of it, can answer.
+
+    Raises:
+        ModelNotFound, ModelNotReady: There is none, or it cannot.
+    """
+    if not await dataplane.model_ready(name, version):
+        raise dataplane.unavailability(name, version)
+    body: dict[str, Any] = {"name": name, "ready": True}
+    if failure := dataplane.load_failure(name, version):
+        body["reason"] = failure
+    if status := serving_api.version_status(dataplane, name, version):
+        body["model_version_status"] = status
+    return body
+
+
 def routes(dataplane: DataPlane) -> list[Route]:
     """Give the routes beside the infer ones."""
 
     async def list_models(request: Request) -> Response:
-        return JSONResponse({"models": dataplane.model_registry.names()})
+        return JSONResponse(models(dataplane))
 
     async def model_ready(request: Request) -> Response:
         path = request.path_params["model_name"]
@@ -68,12 +89,7 @@ def routes(dataplane: DataPlane) -> list[Route]:
             if metadata is not None:
                 return JSONResponse(metadata)
         name, version = split_version(path)
-        if not await dataplane.model_ready(name, version):
-            raise dataplane.unavailability(name, version)
-        failure = dataplane.load_failure(name, version)
-        body = {"name": name, "ready": True, **({"reason": failure} if failure else {})}
-        status = serving_api.version_status(dataplane, name, version)
-        return JSONResponse({**body, "model_version_status": status} if status else body)
+        return JSONResponse(await readiness(dataplane, name, version))
 
     return [
         Route("/v1/models", list_models),
