@@ -75,3 +75,25 @@ make_env() {
     UV_PROJECT_ENVIRONMENT=$env "$uv" sync --quiet --no-config --frozen "$@" </dev/null
     echo "$stamp" >"$env/stamp"
 }
+
+# Gives `--no-install-package NAME` for torch and what its build for GPUs needs: 4.8 GB.
+without_torch() {
+    sed -n 's/^name = "\(torch\|triton\|nvidia-.*\|cuda-.*\)"$/--no-install-package \1/p' uv.lock
+}
+
+# As make_env, for what needs torch. The index has torch for GPUs; where PIP_FIND_LINKS names a
+# folder that holds the same version for CPUs, that is installed.
+make_torch_env() {
+    version=$(sed -n '/^name = "torch"$/{n;s/^version = "\(.*\)"$/\1/p;}' uv.lock)
+    tag=$("$python" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
+    wheel=$(find ${PIP_FIND_LINKS:-.uv} -maxdepth 1 -name "torch-$version+cpu-$tag-*_$(uname -m).whl" 2>/dev/null | head -1)
+    if [ -z "$wheel" ]; then
+        make_env "$@"
+        return
+    fi
+    make_env "$@" $(without_torch)
+    if [ ! -e "$env/torch" ]; then
+        "$uv" pip install --quiet --no-config --no-deps --python "$env" "$wheel" </dev/null
+        touch "$env/torch"
+    fi
+}

@@ -1,0 +1,1 @@
+"""Serves Hugging Face models over KServe's and OpenAI's protocols."""
