@@ -58,6 +58,7 @@ class BaseKServeModel:
         max_batch_size: Rows of a batch, if fewer than the server's limit.
         max_concurrent_predicts: Plain handlers that may run at the same time where the server is
             not told; None is 1. A model sets it by the end of its load.
+        serves_openai: OpenAI's routes are there for it.
     """
 
     version: str | None = None
@@ -67,6 +68,7 @@ class BaseKServeModel:
     batching: bool = False
     max_batch_size: int | None = None
     max_concurrent_predicts: int | None = None
+    serves_openai: ClassVar[bool] = False
 
     def __init__(self, name: str) -> None:
         self.name = name
