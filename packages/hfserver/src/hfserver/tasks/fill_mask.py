@@ -171,13 +171,20 @@ def rich(
                     "token": token,
                     "token_str": tokenizer.decode([token]),
                     "sequence": tokenizer.decode(
-                        [*ids[:place], token, *ids[place + 1 :]], skip_special_tokens=is_only
+                        _replaced(ids, place, token, tokenizer.pad_token_id),
+                        skip_special_tokens=is_only,
                     ),
                 }
                 for token in tokens.tolist()
             ]
         )
     return results
+
+
+def _replaced(ids: Sequence[int], place: int, token: int, pad_id: int | None) -> list[int]:
+    """Give the tokens with another one in a place; padding, as an answer, is no text."""
+    replaced = [*ids[:place], token, *ids[place + 1 :]]
+    return [token_id for token_id in replaced if token_id != pad_id]
 
 
 def plain(logits: Logits, tokenizer: Any) -> str:
