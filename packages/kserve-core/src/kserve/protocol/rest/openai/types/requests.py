@@ -343,16 +343,15 @@ class ScoreRequest(EncoderRequest, kw_only=True):
     @property
     def pairs(self) -> list[tuple[str, str]]:
         """The pairs: the one text with each of the others, or one by one."""
-        first = self._given(self.text_1, self.queries)
-        second = self._given(self.text_2, self.documents)
+        first, second = self.sides
         if len(first) == 1:
             first *= len(second)
         return list(zip(first, second, strict=True))
 
-    @staticmethod
-    def _given(*names: str | list[str] | None) -> list[str]:
-        value = next((name for name in names if name is not None), [])
-        return [value] if isinstance(value, str) else list(value)
+    @property
+    def sides(self) -> tuple[list[str], list[str]]:
+        """The first texts, and the second ones."""
+        return _texts(self.text_1, self.queries), _texts(self.text_2, self.documents)
 
 
 class TokenizeRequest(OpenAIRequest, kw_only=True):
@@ -394,3 +393,9 @@ def texts_or_tokens(value: str | Sequence[Any]) -> list[TextOrTokens]:
         return [value]
     items: list[Any] = list(value)
     return [items] if items and isinstance(items[0], int) else items
+
+
+def _texts(*values: str | list[str] | None) -> list[str]:
+    """Give the texts of the first value that is there."""
+    value = next((each for each in values if each is not None), [])
+    return [value] if isinstance(value, str) else list(value)
