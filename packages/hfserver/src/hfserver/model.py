@@ -45,9 +45,7 @@ class HuggingfaceEncoderModel(Model, OpenAIRoutes):
 
     platform = "huggingface"
 
-    def __init__(
-        self, name: str, checkpoint: Checkpoint, *, options: Options, task: Task
-    ) -> None:
+    def __init__(self, name: str, checkpoint: Checkpoint, *, options: Options, task: Task) -> None:
         super().__init__(name)
         self.task = task
         self.options = options
@@ -182,9 +180,7 @@ def _respond(model: Model, request: InferRequest, tensors: Tensors) -> InferResp
     for name, array in tensors.items():
         datatype = from_np_dtype(array.dtype)
         assert datatype is not None
-        outputs.append(
-            InferOutput.from_array(name, list(array.shape), datatype, array.reshape(-1))
-        )
+        outputs.append(InferOutput.from_array(name, list(array.shape), datatype, array.reshape(-1)))
     return InferResponse(
         response_id=request.id,
         model_name=model.name,

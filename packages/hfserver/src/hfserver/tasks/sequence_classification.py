@@ -9,6 +9,7 @@ import numpy as np
 from hfserver.inputs import Wishes
 from hfserver.tasks.results import OUTPUT, Kind, Result, objects, texts_of, top_k_of
 from hfserver.tasks.scores import Logits, apply_function, best, softmax
+from kserve.errors import ModelLoadError
 from kserve.signature import Tensors, TensorSpec
 
 
@@ -19,10 +20,12 @@ class Labels:
     Attributes:
         names: By number.
         function: How logits become scores where the request does not say.
+        score_function: How the logit of the only class becomes the score of a pair of texts.
     """
 
     names: tuple[str, ...]
     function: str
+    score_function: str = "sigmoid"
 
     @classmethod
     def from_config(cls, config: Any) -> Self:
@@ -40,7 +43,26 @@ class Labels:
             function = "sigmoid"
         else:
             function = "softmax"
-        return cls(names, function)
+        return cls(names, function, _score_function(config))
+
+
+# What sentence-transformers writes into the configuration of a cross-encoder, by the name of a
+# class of torch; any other is not imported.
+_ACTIVATIONS: Final = {"Identity": "none", "Sigmoid": "sigmoid"}
+
+
+def _score_function(config: Any) -> str:
+    """Give what a cross-encoder's logit goes through: a sigmoid unless its files say otherwise."""
+    saved = getattr(config, "sentence_transformers", None) or {}
+    name = saved.get("activation_fn") or getattr(config, "sbert_ce_default_activation_function", "")
+    module, _, activation = str(name or "").rpartition(".")
+    if module.partition(".")[0] != "torch":
+        return "sigmoid"
+    if activation not in _ACTIVATIONS:
+        raise ModelLoadError(
+            f"activation_fn of config.json: expected Identity or Sigmoid of torch, got {name}"
+        )
+    return _ACTIVATIONS[activation]
 
 
 def label_names(config: Any) -> tuple[str, ...]:
@@ -58,6 +80,7 @@ class SequenceClassification:
 
     def __init__(self, labels: Labels) -> None:
         self.labels = labels
+        self.n_labels = len(labels.names)
 
     def outputs(self, kind: Kind) -> tuple[TensorSpec, ...]:
         """Give the outputs of V2."""
@@ -86,8 +109,7 @@ class SequenceClassification:
         return rich(result.numbers, self.labels, wishes.function, top_k_of(wishes, 1))
 
     def _rich_tensors(self, rows: list[list[dict[str, Any]]], wishes: Wishes) -> Tensors:
-        n_labels = len(self.labels.names)
-        k = min(top_k_of(wishes, 1) or n_labels, n_labels)
+        k = min(top_k_of(wishes, 1) or self.n_labels, self.n_labels)
         shape = (len(rows),) if wishes.top_k is None else (len(rows), k)
         cells = [label for row in rows for label in row]
         scores = np.array([cell["score"] for cell in cells], dtype=np.float32)
