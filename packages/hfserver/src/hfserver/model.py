@@ -5,6 +5,7 @@ from typing import Any
 
 from hfserver.checkpoint import Checkpoint
 from hfserver.detect import Task
+from hfserver.encoder.engine import EncoderEngine
 from hfserver.inputs import Text, Wishes, read_v1, read_v2
 from hfserver.openai_routes import OpenAIRoutes
 from hfserver.options import Options
@@ -45,6 +46,9 @@ class HuggingfaceEncoderModel(Model, OpenAIRoutes):
 
     platform = "huggingface"
 
+    _is_ready: bool = False
+    _engine: EncoderEngine | None = None
+
     def __init__(self, name: str, checkpoint: Checkpoint, *, options: Options, task: Task) -> None:
         super().__init__(name)
         self.task = task
@@ -58,19 +62,35 @@ class HuggingfaceEncoderModel(Model, OpenAIRoutes):
         Raises:
             ModelLoadError: A file is missing, damaged, or not one that may be read.
         """
-        self.reader = Reader.load(self.name, self._checkpoint, self.options, self.task, self._fail)
+        self.reader = Reader.load(self.name, self._checkpoint, self.options, self.task)
+        self.reader.warm_up()
         self.max_model_len = self.reader.max_length
         self.answers = _make_answers(self.task, self.reader)
+        self._engine = self.reader.engine
         kind = kind_of(self.options, Wishes())
         self.signature = Signature((_INPUT,), self.answers.outputs(kind))
-        self.reader.warm_up()
         self.ready = True
         return self.ready
 
-    def stop(self) -> None:
-        """End the engine."""
-        super().stop()
-        self.reader.close()
+    # The engine may die, or hang, at any time, and tells nobody: so these are no plain attributes.
+
+    @property
+    def ready(self) -> bool:  # type: ignore[override]
+        """Whether it is loaded, and its engine can answer."""
+        return self._is_ready and (self._engine is None or self._engine.is_healthy)
+
+    @ready.setter
+    def ready(self, value: bool) -> None:
+        self._is_ready = value
+
+    @property
+    def fatal_error(self) -> str:  # type: ignore[override]
+        """Why it can never answer again; empty while it can."""
+        if self._engine is None or self._engine.is_healthy:
+            return ""
+        return self._engine.failure or (
+            f"A batch has not returned for {self.options.hang_timeout_s:g} s (--hang_timeout_s)."
+        )
 
     async def predict(
         self,
@@ -124,11 +144,6 @@ class HuggingfaceEncoderModel(Model, OpenAIRoutes):
             return
         shown = [str(text)[: self.options.max_log_len] for text in texts]
         logger.info("Model %s: texts %r", shortened(self.name), shown)
-
-    def _fail(self, reason: str) -> None:
-        """Take the model out of service for good: the engine has died; called on its thread."""
-        self.fatal_error = reason
-        self.ready = False
 
     async def _predictions(
         self, results: Sequence[Result], kind: Kind, wishes: Wishes

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from hfserver.detect import Task
 from hfserver.inputs import Wishes
 from hfserver.options import STRATEGIES, Options
-from hfserver.reader import Reader, TextTooLong
+from hfserver.encoder.tokenization import TextTooLong
+from hfserver.reader import Reader
 from hfserver.tasks.results import Result, TaskAnswers
 from hfserver.tasks.scores import apply_function, best
 from hfserver.tasks.sequence_classification import SequenceClassification
@@ -39,12 +40,10 @@ from kserve.protocol.rest.openai.types import (
 Vectors = NDArray[np.float32]
 
 # What the route for pooling can give, in vLLM's words; the first is the model's own.
-_EMBED: Final = "embed"
-_TOKEN_EMBED: Final = "token_embed"
 _SCORE: Final = "score"
 _TOKEN_CLASSIFY: Final = "token_classify"
 _POOLINGS: Final[Mapping[Task, tuple[str, ...]]] = {
-    Task.TEXT_EMBEDDING: (_EMBED, _TOKEN_EMBED),
+    Task.TEXT_EMBEDDING: ("embed",),
     Task.SEQUENCE_CLASSIFICATION: ("classify", _SCORE),
     Task.TOKEN_CLASSIFICATION: (_TOKEN_CLASSIFY,),
     Task.FILL_MASK: (),
@@ -104,7 +103,7 @@ class OpenAIRoutes(OpenAIEncoderModel):
         """
         documents = request.texts
         if request.max_tokens_per_doc is not None:
-            documents = await self.reader.cut(documents, request.max_tokens_per_doc)
+            documents = await self.reader.shortened(documents, request.max_tokens_per_doc)
         scores, usage = await self._score(
             "documents", [(request.query, text) for text in documents], request, "Rerank"
         )
@@ -168,7 +167,6 @@ class OpenAIRoutes(OpenAIEncoderModel):
             request,
             dimensions=request.dimensions,
             normalize=request.normalize,
-            is_hidden=pooling == _TOKEN_EMBED,
         )
         arrays = [result.numbers for result in results]
         if isinstance(self.answers, SequenceClassification):
