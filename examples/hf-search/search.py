@@ -1,6 +1,6 @@
 """Searches a few sentences by meaning: fetches a model, serves it, embeds and reranks.
 
-    python examples/hf-search/search.py "Which animals sleep in winter?"
+python examples/hf-search/search.py "Which animals sleep in winter?"
 """
 
 import json
@@ -30,7 +30,15 @@ def main() -> None:
     query = " ".join(sys.argv[1:]) or "Which animals sleep in winter?"
     if not MODEL.is_dir():
         fetch()
-    command = [sys.executable, "-m", "hfserver", "--model_dir", str(MODEL), "--model_name", "minilm"]
+    command = [
+        sys.executable,
+        "-m",
+        "hfserver",
+        "--model_dir",
+        str(MODEL),
+        "--model_name",
+        "minilm",
+    ]
     local = ["--host", "127.0.0.1", "--http_port", "0", "--grpc_port", "0", "--drain_delay_s", "0"]
     with subprocess.Popen([*command, *local], stderr=subprocess.PIPE, text=True) as server:
         try:

@@ -1,15 +1,17 @@
 """The OpenAI-style routes of a model that reads text; they always give labels and scores."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hfserver.detect import Task
+from hfserver.encoder.tokenization import TextTooLong
 from hfserver.inputs import Wishes
 from hfserver.options import STRATEGIES, Options
-from hfserver.encoder.tokenization import TextTooLong
 from hfserver.reader import Reader
 from hfserver.tasks.results import Result, TaskAnswers
 from hfserver.tasks.scores import apply_function, best
@@ -252,16 +254,14 @@ class OpenAIRoutes(OpenAIEncoderModel):
     ) -> tuple[Vectors, UsageInfo]:
         """Give the cosines of the embeddings of pairs; each text is read once."""
         firsts, seconds = (list(dict.fromkeys(column)) for column in zip(*pairs, strict=True))
-        queries, documents = (
-            await self._read(param, texts, request, prompt_name=name, normalize=True)
-            for texts, name in (
-                (firsts, self.reader.query_prompt),
-                (seconds, self.reader.document_prompt),
-            )
+        read = partial(self._read, param, request=request, normalize=True)
+        queries, documents = await asyncio.gather(
+            read(firsts, prompt_name=self.reader.query_prompt),
+            read(seconds, prompt_name=self.reader.document_prompt),
         )
-        vectors = {text: result.numbers for text, result in zip(seconds, documents, strict=True)}
-        of_query = {text: result.numbers for text, result in zip(firsts, queries, strict=True)}
-        cosines = [float(of_query[first] @ vectors[second]) for first, second in pairs]
+        left = {text: result.numbers for text, result in zip(firsts, queries, strict=True)}
+        right = {text: result.numbers for text, result in zip(seconds, documents, strict=True)}
+        cosines = [float(left[first] @ right[second]) for first, second in pairs]
         return np.array(cosines, dtype=np.float32), _usage([*queries, *documents])
 
     def _pooling(self, wanted: str | None) -> str:

@@ -217,11 +217,10 @@ class Reader:
         Raises:
             InvalidInput: The tokenizer does not tell where its tokens stand.
         """
-        options = TokenizeOptions(
-            max_length=n_tokens, add_special_tokens=False, with_offsets=True
-        )
+        options = TokenizeOptions(max_length=n_tokens, add_special_tokens=False, with_offsets=True)
         return [
-            text[: int(tokens.offsets[-1][1])] if tokens.n_cut and tokens.offsets is not None
+            text[: int(tokens.offsets[-1][1])]
+            if tokens.n_cut and tokens.offsets is not None
             else text
             for text, tokens in zip(
                 texts, await self._tokenizer.tokenize(texts, options), strict=True
