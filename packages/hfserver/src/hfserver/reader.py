@@ -1,44 +1,32 @@
 """A loaded model: from texts to what its head makes of them, by tokenizer and engine."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
-import transformers
 
 from hfserver.checkpoint import Checkpoint
 from hfserver.detect import Task
-from hfserver.encoder.engine import EncoderEngine
-from hfserver.encoder.heads import EmbeddingHead, Head, TokenHead
-from hfserver.encoder.selfcheck import choose_executor
-from hfserver.encoder.sentence import SentencePipeline, cut, normalized, read_pipeline
-from hfserver.encoder.tokenization import (
-    TextTokenizer,
-    TokenizedText,
-    TokenizeOptions,
-    Truncation,
-    find_max_length,
-)
+from hfserver.encoder.load import Encoder, Output, load_encoder
+from hfserver.encoder.sentence import cut, normalized
+from hfserver.encoder.tokenization import TokenizedText, TokenizeOptions, Truncation
 from hfserver.inputs import Text
-from hfserver.loading import LoadOptions, load_model, load_tokenizer, read_config
+from hfserver.loading import LoadOptions
 from hfserver.options import Options
 from hfserver.tasks.fill_mask import mask_places
 from hfserver.tasks.results import Result
 from hfserver.tasks.scores import Logits
-from kserve.errors import InvalidInput, ModelLoadError
+from kserve.errors import InvalidInput
 from kserve.executor import run_in_new_thread
 
-_AUTO_CLASSES: Final = {
-    Task.SEQUENCE_CLASSIFICATION: "AutoModelForSequenceClassification",
-    Task.TOKEN_CLASSIFICATION: "AutoModelForTokenClassification",
-    Task.FILL_MASK: "AutoModelForMaskedLM",
-    Task.TEXT_EMBEDDING: "AutoModel",
+_OUTPUTS: Final = {
+    Task.SEQUENCE_CLASSIFICATION: Output.SEQUENCE_LOGITS,
+    Task.TOKEN_CLASSIFICATION: Output.TOKEN_LOGITS,
+    Task.FILL_MASK: Output.MASK_LOGITS,
+    Task.TEXT_EMBEDDING: Output.EMBEDDING,
 }
-
-# An embedding is made without what BERT puts on its first token, and some checkpoints lack it.
-_OPTIONAL_WEIGHTS: Final = {Task.TEXT_EMBEDDING: ("pooler.*", "*.pooler.*")}
 
 # What sentence-transformers calls the prompts of the two sides of a search.
 _QUERY: Final = "query"
@@ -49,86 +37,62 @@ _WARM_UP_TEXT: Final = "A text."
 
 
 class Reader:
-    """Reads texts with one model; made by `load`.
+    """Reads texts with one model.
 
     Args:
         task: What the model does.
-        model: Of transformers.
-        tokenizer: Its tokenizer.
-        engine: What runs the model.
-        pipeline: What makes the embeddings of a model that embeds; None for another.
+        encoder: The model, with its tokenizer and its engine.
 
     Attributes:
         config: The configuration of the model.
+        tokenizer: Its tokenizer, of transformers.
+        engine: What runs it.
         max_length: Tokens of a text, at most.
-        engine: As given.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        model: Any,
-        tokenizer: TextTokenizer,
-        engine: EncoderEngine,
-        pipeline: SentencePipeline | None = None,
-    ) -> None:
-        self.config = model.config
-        self.engine = engine
-        self.max_length = tokenizer.max_length
+    def __init__(self, task: Task, encoder: Encoder) -> None:
+        self.config = encoder.config
+        self.tokenizer = encoder.tokenizer.tokenizer
+        self.engine = encoder.engine
+        self.max_length = encoder.tokenizer.max_length
         self._task = task
-        self._tokenizer = tokenizer
-        self._pipeline = pipeline
+        self._text_tokenizer = encoder.tokenizer
+        self._pipeline = encoder.pipeline
         self._n_dimensions: int | None = None
 
     @classmethod
-    def load(cls, name: str, checkpoint: Checkpoint, options: Options, task: Task) -> "Reader":
+    def load(
+        cls,
+        name: str,
+        checkpoint: Checkpoint,
+        options: Options,
+        task: Task,
+        on_failure: Callable[[str], object] | None = None,
+    ) -> "Reader":
         """Load a model; blocks.
+
+        Args:
+            name: The name under which it is served.
+            checkpoint: Its files.
+            options: What the command line says.
+            task: What it does.
+            on_failure: Called with the reason where its engine has died.
 
         Raises:
             ModelLoadError: A file is missing, damaged, or not one that may be read.
         """
-        how = _load_options(options)
-        pipeline = None
-        if task is Task.TEXT_EMBEDDING:
-            pipeline = read_pipeline(checkpoint, how, options.pooling)
-        folder = "" if pipeline is None else pipeline.transformer_folder
-        config = read_config(checkpoint, how, folder)
-        hf_tokenizer = load_tokenizer(checkpoint, how, folder)
-        model = load_model(
-            getattr(transformers, _AUTO_CLASSES[task]),
-            checkpoint,
-            how,
-            config=config,
-            subfolder=folder,
-            optional_weights=_OPTIONAL_WEIGHTS.get(task, ()),
-        )
-        try:
-            max_length = find_max_length(
-                model, hf_tokenizer, options.max_length or (pipeline and pipeline.max_length)
-            )
-        except InvalidInput as exc:
-            raise ModelLoadError(f"{checkpoint.name}: {exc}") from exc
-        tokenizer = TextTokenizer(hf_tokenizer, max_length, name)
-        executor = choose_executor(
-            model,
-            _heads(task, model, pipeline),
-            max_length=max_length,
-            mask_token_id=hf_tokenizer.mask_token_id,
-        )
-        engine = EncoderEngine(
+        encoder = load_encoder(
             name,
-            executor,
-            model.get_input_embeddings().num_embeddings,
+            _OUTPUTS[task],
+            checkpoint,
+            _load_options(options),
+            pooling=options.pooling,
             max_batch_tokens=options.max_batch_tokens,
             max_queued_tokens=options.max_queued_tokens,
             hang_timeout_s=options.hang_timeout_s,
+            on_failure=on_failure,
         )
-        return cls(task, model, tokenizer, engine, pipeline)
-
-    @property
-    def tokenizer(self) -> Any:
-        """The tokenizer, of transformers."""
-        return self._tokenizer.tokenizer
+        return cls(task, encoder)
 
     @property
     def n_dimensions(self) -> int:
@@ -163,7 +127,7 @@ class Reader:
         self,
         texts: Sequence[Text | list[int]],
         *,
-        truncation: Truncation,
+        truncation: str,
         max_length: int | None = None,
         add_special_tokens: bool = True,
         dimensions: int | None = None,
@@ -175,7 +139,7 @@ class Reader:
 
         Args:
             texts: Texts, pairs of them, or texts as numbers of tokens.
-            truncation: Which end of a text that is too long is cut; none refuses it.
+            truncation: Which end of a text that is too long is cut, left or right; none refuses it.
             max_length: Tokens of a text, if fewer than the model takes.
             add_special_tokens: Whether the model's own are added, such as [CLS].
             dimensions: How many of an embedding are given; None for all.
@@ -189,15 +153,13 @@ class Reader:
             TooManyRequests: As many tokens wait as may.
         """
         options = TokenizeOptions(
-            truncation=truncation,
+            truncation=cast(Truncation, truncation),
             max_length=max_length,
             add_special_tokens=add_special_tokens,
             with_offsets=self._task is Task.TOKEN_CLASSIFICATION,
             prompt=self._prompt(prompt, prompt_name),
         )
-        if self._pipeline is not None and self._pipeline.lowers_case:
-            texts = [_lower(text) for text in texts]
-        tokenized = await self._tokenizer.tokenize(texts, options)
+        tokenized = await self._text_tokenizer.tokenize(texts, options)
         if self._task is Task.FILL_MASK:
             self._find_masks(tokenized)
         arrays = await self.engine.run(tokenized)
@@ -223,7 +185,7 @@ class Reader:
             if tokens.n_cut and tokens.offsets is not None
             else text
             for text, tokens in zip(
-                texts, await self._tokenizer.tokenize(texts, options), strict=True
+                texts, await self._text_tokenizer.tokenize(texts, options), strict=True
             )
         ]
 
@@ -233,7 +195,7 @@ class Reader:
         Raises:
             InvalidInput: A number is of no token.
         """
-        return self._tokenizer.tokens(ids)
+        return self._text_tokenizer.tokens(ids)
 
     def text_of(self, ids: Sequence[int]) -> str:
         """Give the text of tokens.
@@ -241,7 +203,7 @@ class Reader:
         Raises:
             InvalidInput: A number is of no token.
         """
-        return self._tokenizer.decode(ids)
+        return self._text_tokenizer.decode(ids)
 
     def _prompt_of(self, names: Sequence[str]) -> str | None:
         prompts = {} if self._pipeline is None else self._pipeline.prompts
@@ -293,21 +255,6 @@ def _load_options(options: Options) -> LoadOptions:
         do_lower_case=options.do_lower_case,
         max_length=options.max_length,
     )
-
-
-def _heads(task: Task, model: Any, pipeline: SentencePipeline | None) -> list[Head] | None:
-    """Give what may be the head of the model; None leaves it to be found."""
-    if pipeline is not None:
-        return [EmbeddingHead(pipeline.to(model.device))]
-    return None if task is Task.SEQUENCE_CLASSIFICATION else [TokenHead()]
-
-
-def _lower(text: Any) -> Any:
-    if isinstance(text, str):
-        return text.lower()
-    if isinstance(text, tuple):
-        return tuple(part.lower() for part in text)
-    return text
 
 
 def _result(text: Any, tokens: TokenizedText, numbers: Logits) -> Result:
