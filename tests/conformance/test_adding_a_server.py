@@ -100,7 +100,7 @@ def test_the_package_of_the_page_shows_its_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["linserver", "lgbserver", "onnxserver", "sklearnserver", "xgbserver"]
+    "package", ["hfserver", "linserver", "lgbserver", "onnxserver", "sklearnserver", "xgbserver"]
 )
 def test_a_server_loads_no_library_before_its_threads_are_limited(
     tmp_path: Path, package: str
