@@ -141,10 +141,7 @@ def _at(document: Any, path: str) -> Any:
     """Give the value at a path such as `messages[0].role`; of a key of any name its object."""
     value = document
     for step in _STEP.finditer(path):
-        try:
-            value = value[int(step["index"]) if step["index"] else step["key"]]
-        except (KeyError, IndexError, TypeError):
-            break
+        value = value[int(step["index"]) if step["index"] else step["key"]]
     return value
 
 
