@@ -16,6 +16,8 @@ WORDS = (
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCABULARY = (*SPECIALS, *WORDS)
 
+_INPUTS = ["input_ids", "token_type_ids", "attention_mask"]
+
 # Weights so large that tokens matter: with those of training, 0.02, all texts give nearly the same.
 INITIALIZER_RANGE = 0.35
 
@@ -35,7 +37,7 @@ def make_tokenizer(**kwargs: Any) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         **dict(zip(names, SPECIALS, strict=True)),
-        **{"model_max_length": 64, "model_input_names": ["input_ids", "token_type_ids"], **kwargs},
+        **{"model_max_length": 64, "model_input_names": _INPUTS, **kwargs},
     )
 
 
