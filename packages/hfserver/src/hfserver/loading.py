@@ -310,8 +310,8 @@ def _check_safetensors(path: Path) -> None:
     from safetensors import safe_open
 
     with _load_errors(path):
-        # Safetensors says of a file that may not be read that it is not there, and writes files that
-        # only their owner may read.
+        # Safetensors says of a file that may not be read that it is not there, and writes files
+        # that only their owner may read.
         path.open("rb").close()
         with safe_open(path, "pt") as file:
             file.keys()
