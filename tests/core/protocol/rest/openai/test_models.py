@@ -182,7 +182,12 @@ def test_nothing_keeps_a_model_that_has_answered(
     monkeypatch.setattr("kserve.endpoints._COLLECT_AFTER_S", 1000.0)
     assert request(shelf, "POST", "/v2/repository/models/late/load").status == 200
     for api, text in (("embeddings", "a"), ("completions", "a"), ("embeddings", "")):
-        body = {"model": "late", "input": text or [], "prompt": text, "stream": True}
+        body: dict[str, Any] = {
+            "model": "late",
+            "input": text or [],
+            "prompt": text,
+            "stream": True,
+        }
         request(shelf, "POST", f"/v1/{api}", body)
 
     unloaded = request(shelf, "POST", "/v2/repository/models/late/unload", timeout_s=10)
