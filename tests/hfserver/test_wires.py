@@ -187,6 +187,24 @@ def test_embeddings_are_the_same_on_all_wires(
     client.close()
 
 
+def test_embeddings_are_fp32_where_results_are_rich(
+    servers: Servers, directories: dict[str, Path]
+) -> None:
+    server = servers("embeddings")
+
+    output = v2(server, TEXTS, rich_results=True)["embedding"]
+    shorter = v2(server, TEXTS, dimensions=4)["output-0"]
+    none = v2(server, [], rich_results=True)["embedding"]
+
+    expected = embed(directories["embeddings"], TEXTS)
+    assert (output["datatype"], output["shape"]) == ("FP32", [3, 32])
+    np.testing.assert_allclose(np.reshape(output["data"], (3, 32)), expected, atol=1e-5)
+    assert shorter["shape"] == [3, 4]
+    lengths = np.linalg.norm(np.reshape(shorter["data"], (3, 4)), axis=1)
+    np.testing.assert_allclose(lengths, np.ones(3), atol=1e-5)
+    assert (none["datatype"], none["shape"]) == ("FP32", [0, 32])
+
+
 def test_embeds_over_grpc_and_in_binary_form(
     servers: Servers, directories: dict[str, Path]
 ) -> None:
@@ -366,6 +384,29 @@ def test_takes_token_ids(servers: Servers) -> None:
     assert of_ids["data"] == of_text["data"]
     assert of_ids["usage"] == of_text["usage"]
     assert beyond.status == 400
+
+
+def test_what_cannot_be_asked_names_the_field(servers: Servers) -> None:
+    for kind, path, body, param in (
+        ("embeddings", "/v1/embeddings", {"input": "a", "dimensions": 99}, "dimensions"),
+        ("embeddings", "/v1/embeddings", {"input": "a", "prompt_name": "x"}, "prompt_name"),
+        ("tags", "/classify", {"input": "a", "aggregation_strategy": "x"}, "aggregation_strategy"),
+        ("tags", "/classify", {"input": [7]}, "input"),
+        ("classes", "/pooling", {"input": "a", "task": "embed"}, "task"),
+    ):
+        answer = servers(kind).request("POST", path, {"model": "m", **body})
+
+        assert (answer.status, answer.json()["error"]["param"]) == (400, param), body
+
+
+def test_classes_may_be_given_as_logits(servers: Servers) -> None:
+    server = servers("classes")
+    body = {"model": "m", "input": TEXTS[0]}
+
+    logits = server.request("POST", "/classify", {**body, "use_activation": False}).json()
+
+    (raw,) = v1(server, TEXTS[:1], return_raw_logits=True)
+    assert logits["data"][0]["probs"] == approximate(list(raw.values()))
 
 
 def test_no_text_gives_no_prediction(servers: Servers) -> None:
