@@ -4,7 +4,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 from typing import Any, Final
@@ -45,6 +45,8 @@ class Endpoint:
         has_own_healthy: The model overrides `healthy`, so `ready` alone does not tell.
         resources: Its threads and its queue; the same under every name of the model.
         admission: How many of its requests are in flight; that of the resources.
+        handlers: What answers requests that are no inference, by what it answers; bound by the
+            routes that they come over.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Endpoint:
     has_own_healthy: bool
     resources: ModelResources
     admission: Admission
+    handlers: dict[str, Run] = field(default_factory=dict)
 
     @property
     def signature(self) -> Signature:
@@ -87,11 +90,13 @@ def bind(model: BaseKServeModel, name: str, resources: ModelResources) -> Endpoi
     Raises:
         ValueError: The model cannot answer requests at all, or it wants batches and streams.
     """
-    if not isinstance(model, InferenceModel):
+    if not isinstance(model, InferenceModel) and not model.serves_openai:
         raise ValueError(f"Model of type {type(model).__name__} does not support inference")
     metrics = ModelMetrics(name)
     takes_tensors = isinstance(model, TensorModel) and not _overrides(model, TensorModel)
-    if takes_tensors:
+    if not isinstance(model, InferenceModel):
+        run = _refusing_run(model)
+    elif takes_tensors:
         run = _tensor_run(model, resources, metrics)  # type: ignore[arg-type]  # narrowed above
     elif isinstance(model, Model) and type(model).__call__ is Model.__call__:
         run = _pipeline(model, resources, metrics).run
@@ -179,6 +184,15 @@ def _tensor_run(model: TensorModel, resources: ModelResources, metrics: ModelMet
         outputs = await submit(call, call.key, call.n_rows, call.size, call.kind)
         observers[verb](perf_counter() - started)
         return respond(request, outputs), {}
+
+    return run
+
+
+def _refusing_run(model: BaseKServeModel) -> Run:
+    """Answer what a model of OpenAI's routes alone is asked over other ones."""
+
+    async def run(payload: Any, headers: dict[str, str], verb: str) -> tuple[Any, dict[str, str]]:
+        raise NotImplementedError(f"model {model.name} does not implement {verb}")
 
     return run
 

@@ -51,19 +51,24 @@ class BaseKServeModel:
         name: The name under which it is served.
         version: The version that it is; None where the model has none.
         ready: Whether it can answer; `load()` sets it.
+        fatal_error: Why it can never answer again, such as an engine that has died; liveness fails
+            then, so that the pod is replaced. The model itself sets it, and `ready` to False.
         engine: True where `start_engine()` has to run beside the server.
         batching: Requests that wait together run together, in one call of `predict`.
         max_batch_size: Rows of a batch, if fewer than the server's limit.
         max_concurrent_predicts: Plain handlers that may run at the same time where the server is
             not told; None is 1. A model sets it by the end of its load.
+        serves_openai: OpenAI's routes are there for it.
     """
 
     version: str | None = None
     ready: bool = False
+    fatal_error: str = ""
     engine: Any = False
     batching: bool = False
     max_batch_size: int | None = None
     max_concurrent_predicts: int | None = None
+    serves_openai: ClassVar[bool] = False
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from kserve.config import ServerConfig
 from kserve.deadlines import Deadlines
-from kserve.endpoint import Endpoint, is_healthy
+from kserve.endpoint import Endpoint, Run, is_healthy
 from kserve.endpoints import Endpoints
 from kserve.errors import ModelNotFound, ModelNotReady, ServerNotLive
 from kserve.executor import run_user_code
@@ -68,6 +68,12 @@ class DataPlane:
         """The models."""
         return self._model_registry
 
+    @property
+    def serves_openai(self) -> bool:
+        """Whether OpenAI's routes are there: for a model, or for one that may still come."""
+        models = self._model_registry.get_models().values()
+        return self.is_starting or any(model.serves_openai for model in models)
+
     async def infer(
         self, model_name: str, request: Any, headers: dict[str, str] | None = None
     ) -> tuple[Any, dict[str, str]]:
@@ -96,11 +102,23 @@ class DataPlane:
         return await self.run(endpoint, request, {} if headers is None else headers, "explain")
 
     async def run(
-        self, endpoint: Endpoint, request: Any, headers: dict[str, str], verb: str
+        self,
+        endpoint: Endpoint,
+        request: Any,
+        headers: dict[str, str],
+        verb: str,
+        run: Run | None = None,
     ) -> tuple[Any, dict[str, str]]:
         """Run one request on a model that `find` gave; the path of every wire.
 
         A response that streams has its first chunk when this returns, and is in flight to its end.
+
+        Args:
+            endpoint: The model.
+            request: What it takes.
+            headers: Lower-case request headers, shared with the handlers.
+            verb: `predict`, `explain`, or what else `run` answers.
+            run: Answers the request; None is the endpoint's own.
 
         Raises:
             TooManyRequests: As many requests of the model as it takes are in flight, or as many
@@ -112,7 +130,7 @@ class DataPlane:
         stream = None
         try:
             with self._deadlines.limit():
-                result, response_headers = await endpoint.run(request, headers, verb)
+                result, response_headers = await (run or endpoint.run)(request, headers, verb)
                 if hasattr(result, "__aiter__"):
                     result = stream = await begun(result, endpoint.leave)
                 return result, response_headers
@@ -175,10 +193,16 @@ class DataPlane:
         """Answer that the process lives.
 
         Raises:
-            ServerNotLive: A call of a model has hung: only a new process can end it.
+            ServerNotLive: A call of a model has hung, or a model can never answer again: only a
+                new process can.
         """
         if self._endpoints.have_hung():
             raise ServerNotLive(self._hang_reason())
+        registry = self._model_registry
+        for name in registry.names():
+            for model in registry.objects_of(name):
+                if model.fatal_error:
+                    raise ServerNotLive(f"Model {name}: {model.fatal_error}")
         return {"status": "alive"}
 
     async def ready(self) -> bool:

@@ -1,8 +1,10 @@
 """The ASGI application: the infer routes first, by two string operations, then the route table."""
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Final
 
+import orjson
 from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
@@ -23,9 +25,12 @@ from kserve.protocol.rest import repository, v1, v2
 from kserve.protocol.rest.exchange import ClientDisconnected, Exchange
 from kserve.protocol.rest.http import WIRE, Wire
 from kserve.protocol.rest.model_path import split_version
+from kserve.protocol.rest.openai.error_object import error_body
+from kserve.protocol.rest.openai.paths import OpenAIPaths
 from kserve.protocol.rest.responses import JSONResponse
 from kserve.request_ids import request_id_of
 
+_V1_LIST: Final = "/v1/models"
 _V1_MODELS: Final = "/v1/models/"
 _V2_MODELS: Final = "/v2/models/"
 _V2_INFER: Final = "/infer"
@@ -42,6 +47,9 @@ class RestApp:
         log_requests: Whether each inference request leaves a line in the log.
         max_decompressed_bytes: What a compressed request body may become.
         cloudevents: What the events say that answer events.
+
+    Attributes:
+        openai_paths: Where OpenAI's routes are, while there is a model for them.
     """
 
     def __init__(
@@ -52,6 +60,9 @@ class RestApp:
         max_decompressed_bytes: int = DEFAULT_MAX_DECOMPRESSED_BYTES,
         cloudevents: CloudEventConfig | None = None,
     ) -> None:
+        self.openai_paths = OpenAIPaths.from_env()
+        # For clients to read, in seconds since 1970.
+        self._created = int(datetime.now(UTC).timestamp())
         self._dataplane = dataplane
         self._compression = Compression(max_decompressed_bytes)
         self._cloudevents = cloudevents or CloudEventConfig()
@@ -96,6 +107,18 @@ class RestApp:
         """Whether the server is shutting down."""
         return self._dataplane.is_draining
 
+    async def refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, without a look at it, a request that the end of the server has cut off."""
+        given = dict(reversed(scope["headers"])).get(b"x-request-id")
+        headers = {"x-request-id": request_id_of(given.decode("latin-1") if given else None)}
+        text = str(ServerNotReady(_DRAINING))
+        if self.openai_paths.include(scope["path"].encode("latin-1", "replace")):
+            body = error_body(503, text)
+        else:
+            body = orjson.dumps({"error": text})
+        response = Response(body, 503, headers, media_type="application/json")
+        await response(scope, receive, send)
+
     async def _live(self, request: Request) -> Response:
         return JSONResponse(await self._dataplane.live())
 
@@ -124,8 +147,32 @@ class RestApp:
                 exchange.model_name = name
                 await v1.infer(self._dataplane, exchange, name, version, verb)
                 return
+        if await self._answer_openai(exchange, path):
+            return
         # `app` makes Starlette's router raise HTTPException, which becomes a JSON body here.
         await self._router({**scope, "path": path, "app": self}, receive, exchange.send)
+
+    async def _answer_openai(self, exchange: Exchange, path: str) -> bool:
+        """Answer a request of OpenAI's routes; says whether it is one and they are there.
+
+        Models come and go, so this is looked up for each request of such a path.
+        """
+        api = self.openai_paths.by_path.get(path)
+        name = self.openai_paths.model_of(path)
+        is_shared = path == _V1_LIST or path.startswith(_V1_MODELS)
+        if (api is None and name is None and not is_shared) or not self._dataplane.serves_openai:
+            return False
+        # Only now: a server without such a model loads nothing of it.
+        from kserve.protocol.rest.openai import models, routes
+
+        if api is not None:
+            await routes.answer(self._dataplane, exchange, api, path)
+            return True
+        if name is None:
+            name = path[len(_V1_MODELS) :]
+        return await models.answer(
+            self._dataplane, exchange, name, self._created, is_shared=is_shared
+        )
 
 
 class Application(Starlette):
@@ -158,7 +205,7 @@ class Application(Starlette):
                 # A middleware with a task of its own lets no answer of `rest_app` through then.
                 if statuses or not rest_app.is_draining:
                     raise
-                await _refuse(scope, receive, send)
+                await rest_app.refuse(scope, receive, send)
             finally:
                 if wire is not None:
                     wire.release()
@@ -192,13 +239,6 @@ def _noting_status(send: Send) -> tuple[Send, list[int]]:
         await send(message)
 
     return noting, statuses
-
-
-async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    given = dict(reversed(scope["headers"])).get(b"x-request-id")
-    headers = {"x-request-id": request_id_of(given.decode("latin-1") if given else None)}
-    error = {"error": str(ServerNotReady(_DRAINING))}
-    await JSONResponse(error, 503, headers)(scope, receive, send)
 
 
 async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:

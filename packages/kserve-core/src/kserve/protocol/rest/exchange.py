@@ -28,6 +28,9 @@ Ts = TypeVarTuple("Ts")
 # body, headers -> body, headers
 Wrap = Callable[[bytes, RawHeaders], tuple[bytes, RawHeaders]]
 
+# exception -> status, body, headers of the response to a request that failed
+DescribeFailure = Callable[[Exception], tuple[int, bytes, RawHeaders]]
+
 JSON_HEADERS: Final[RawHeaders] = [(b"content-type", b"application/json")]
 
 _JSON_LENGTH: Final = b"inference-header-content-length"
@@ -71,11 +74,12 @@ class Exchange:
         fields: The request's headers, lower-case; of repeated ones the first.
         request_id: The client's `x-request-id`, or one made here; the response carries it.
         metrics: Where the answer is counted: the model's, once it is known.
-        protocol: `v1`, `v2`, or empty for other routes.
-        model_name: As in the route; empty for other routes.
+        protocol: `v1`, `v2`, `openai`, or empty for other routes.
+        model_name: As in the route or the body; empty for other routes.
         status: Of the response that was started; 0 before.
         cloudevents: What the events say that answer events.
         wrap: Puts the body of a good answer into something; None leaves it as it is.
+        describe_failure: Gives the response to a request that failed.
     """
 
     __slots__ = (
@@ -86,6 +90,7 @@ class Exchange:
         "_started",
         "_wire",
         "cloudevents",
+        "describe_failure",
         "fields",
         "metrics",
         "model_name",
@@ -111,6 +116,7 @@ class Exchange:
         self.metrics = metrics
         self.cloudevents = cloudevents or CloudEventConfig()
         self.wrap: Wrap | None = None
+        self.describe_failure: DescribeFailure = error_response
         self._compression = compression or Compression()
         self.protocol = ""
         self.model_name = ""
@@ -165,6 +171,15 @@ class Exchange:
             raise
         wire.hold(len(body))
         return body
+
+    def replay(self, body: bytes) -> Receive:
+        """Give a `receive` that begins with a body which has been read, for code that reads it."""
+        messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> Message:
+            return messages.pop() if messages else await self._receive()
+
+        return receive
 
     async def binary_body(self, json_length: int) -> memoryview:
         """Read a whole body of a JSON part and tensors, so that the first tensor is aligned.
@@ -333,20 +348,29 @@ class Exchange:
 
         A response that was cut is counted and logged as a failure, whatever status was sent.
         """
-        try:
-            status, body, headers = _error_response(exc)
-        except (TypeError, ValueError) as unsendable:
-            # A text or a header of the user's that HTTP or JSON cannot carry.
-            exc = unsendable
-            status, body, headers = _error_response(exc)
-        if self.status:
-            status = self._outcome = max(status, 500)
-        if status >= 500 and status not in (501, 503, 504):
-            logger.error("Request failed", exc_info=exc)
+        status, body, headers = self._describe(exc)
         if not self.status:
             await self.reply(body, headers, status)
         elif self._wire is not None:
             self._wire.cut()
+
+    def note_failure(self, exc: Exception) -> bytes:
+        """Count and log a response that has begun as a failure, and give the body for the error."""
+        return self._describe(exc)[1]
+
+    def _describe(self, exc: Exception) -> tuple[int, bytes, RawHeaders]:
+        """Give the response to a failed request, and log what is our fault."""
+        try:
+            status, body, headers = self.describe_failure(exc)
+        except (TypeError, ValueError) as unsendable:
+            # A text or a header of the user's that HTTP or JSON cannot carry.
+            exc = unsendable
+            status, body, headers = self.describe_failure(exc)
+        if self.status:
+            status = self._outcome = max(status, 500)
+        if status >= 500 and status not in (501, 503, 504):
+            logger.error("Request failed", exc_info=exc)
+        return status, body, headers
 
     async def leave(self) -> None:
         """Take note that the client was gone before it had read everything."""
@@ -418,7 +442,7 @@ def _without_body_headers(headers: RawHeaders) -> RawHeaders:
     return [pair for pair in headers if pair[0] not in _BODY_HEADERS]
 
 
-def _error_response(exc: Exception) -> tuple[int, bytes, RawHeaders]:
+def error_response(exc: Exception) -> tuple[int, bytes, RawHeaders]:
     """Give status, body and headers.
 
     Raises:

@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Any, Final, NoReturn, cast
 
 import httptools
-import orjson
 from uvicorn._types import HTTPScope
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -293,6 +292,9 @@ class HTTPProtocol(HttpToolsProtocol):
         # Of the request that is being answered.
         self._working: Wire | None = None
 
+        # uvicorn has none before the first request.
+        self.url = b""
+
         # Of the request that is being read; without a wire its body is not wanted.
         # The scope tells requests apart: uvicorn makes one when a head begins.
         self._ended_head: HTTPScope | None = None
@@ -391,8 +393,9 @@ class HTTPProtocol(HttpToolsProtocol):
         if self._wire is not None:
             super().on_message_complete()
             self._read_on()
-        # So that what follows is not refused under the id of this one.
+        # So that what follows is not refused under the id of this one, nor in its form.
         self.headers = []
+        self.url = b""
 
     def pause_writing(self) -> None:
         """Let whoever writes wait until the client has read, which it may not take for ever."""
@@ -763,7 +766,7 @@ class HTTPProtocol(HttpToolsProtocol):
         token = request_id_var.set(request_id)
         logger.info("Refused with %d: %s", status, error)
         request_id_var.reset(token)
-        body = orjson.dumps({"error": error})
+        body = self._intake.error_body(self.url, status, error)
         headers = [
             *self.server_state.default_headers,
             (b"content-type", b"application/json"),

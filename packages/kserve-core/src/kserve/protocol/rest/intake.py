@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import orjson
+
 from kserve.config import (
     DEFAULT_BODY_TIMEOUT_S,
     DEFAULT_HEADER_TIMEOUT_S,
@@ -11,6 +13,8 @@ from kserve.config import (
 )
 from kserve.errors import RequestTooLarge
 from kserve.protocol.inflight_bytes import InflightBytes
+from kserve.protocol.rest.openai.error_object import error_body
+from kserve.protocol.rest.openai.paths import OpenAIPaths
 from kserve.protocol.rest.refusals import QuickRefusals
 
 
@@ -25,6 +29,7 @@ class Intake:
         send_timeout_s: For how many seconds a client may read nothing of an answer.
         refusals: What is refused without being looked at.
         inflight: What the bodies in flight have.
+        openai_paths: Whose errors are OpenAI's.
     """
 
     max_request_bytes: int = DEFAULT_MAX_REQUEST_BYTES
@@ -33,6 +38,7 @@ class Intake:
     send_timeout_s: float = DEFAULT_SEND_TIMEOUT_S
     refusals: QuickRefusals = field(default_factory=QuickRefusals)
     inflight: InflightBytes = field(default_factory=InflightBytes)
+    openai_paths: OpenAIPaths = field(default_factory=OpenAIPaths.from_env)
 
     @classmethod
     def from_config(cls, config: ServerConfig, inflight: InflightBytes) -> "Intake":
@@ -50,6 +56,18 @@ class Intake:
             refusals=QuickRefusals(log_requests=config.enable_latency_logging),
             inflight=inflight,
         )
+
+    def error_body(self, target: bytes, status: int, error: str) -> bytes:
+        """Give the body of the answer to a request that a connection refuses.
+
+        Args:
+            target: Of the request; empty where it has not come.
+            status: The status.
+            error: What is wrong.
+        """
+        if self.openai_paths.include(target):
+            return error_body(status, error)
+        return orjson.dumps({"error": error})
 
     def check(self, n_bytes: int) -> None:
         """Compare the length of one body with what it may have.

@@ -52,19 +52,33 @@ async def infer(
         await exchange.reply_json(_encode(endpoint, result, verb), raw_headers)
 
 
+def models(dataplane: DataPlane) -> dict[str, Any]:
+    """Give the body that lists the models."""
+    return {"models": dataplane.model_registry.names()}
+
+
+async def readiness(dataplane: DataPlane, name: str, version: str | None) -> dict[str, Any]:
+    """Give the body that says that a model, or a version of it, can answer.
+
+    Raises:
+        ModelNotFound, ModelNotReady: There is none, or it cannot.
+    """
+    if not await dataplane.model_ready(name, version):
+        raise dataplane.unavailability(name, version)
+    failure = dataplane.load_failure(name, version)
+    reason = {"reason": failure} if failure else {}
+    return {"name": name, "ready": True, **reason}
+
+
 def routes(dataplane: DataPlane) -> list[Route]:
     """Give the routes beside the infer ones."""
 
     async def list_models(request: Request) -> Response:
-        return JSONResponse({"models": dataplane.model_registry.names()})
+        return JSONResponse(models(dataplane))
 
     async def model_ready(request: Request) -> Response:
         name, version = split_version(request.path_params["model_name"])
-        if not await dataplane.model_ready(name, version):
-            raise dataplane.unavailability(name, version)
-        failure = dataplane.load_failure(name, version)
-        reason = {"reason": failure} if failure else {}
-        return JSONResponse({"name": name, "ready": True, **reason})
+        return JSONResponse(await readiness(dataplane, name, version))
 
     return [
         Route("/v1/models", list_models),
