@@ -25,6 +25,9 @@ from hfserver.generation.interface import (
 )
 from hfserver.generation.settings import EngineConfig, TokenRules
 
+# So small models are the fastest on one thread, whoever else wants the CPU.
+torch.set_num_threads(1)
+
 VOCABULARY = 211
 
 _BASE = {

@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final
 
 import torch
@@ -71,6 +71,7 @@ class Engine:
         config: The limits.
         rules: What the model says of some of its tokens.
         decode: Decodes tokens, with or without special ones; called on the engine's thread.
+        on_failure: Called there with the reason when it can answer no more.
     """
 
     def __init__(
@@ -80,8 +81,10 @@ class Engine:
         config: EngineConfig,
         rules: TokenRules,
         decode: DecodeText,
+        on_failure: Callable[[str], object] = lambda reason: None,
     ) -> None:
         # Configuration.
+        self._on_failure = on_failure
         self._name = name
         self._executor = executor
         self._config = config
@@ -105,7 +108,7 @@ class Engine:
         """The tokens of a prompt and its answer together, at most."""
         return self._config.max_model_len
 
-    def submit(self, request: GenerationRequest) -> AsyncIterator[Event]:
+    def submit(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         """Queue a request; see `GenerationEngine.submit`."""
         queue: asyncio.Queue[_Item] = asyncio.Queue()
         sink = self._outbox.sink(asyncio.get_running_loop(), queue)
@@ -201,7 +204,7 @@ class Engine:
 
     async def _events(
         self, request_id: str, queue: asyncio.Queue[_Item], n_growing: int
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event]:
         is_over = False
         try:
             while n_growing:
@@ -279,6 +282,7 @@ class Engine:
         _logger.critical("Model %s answers no more: %s", self._name, reason)
         with self._changed:
             self._failure = reason
+        self._on_failure(reason)
         self._scheduler.fail_all(ModelNotReady(self._name, reason))
 
 

@@ -1,6 +1,6 @@
 """What a generation engine takes and gives: requests, events, figures."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
@@ -185,7 +185,7 @@ class GenerationEngine(Protocol):
     def max_model_len(self) -> int:
         """The tokens of a prompt and its answer together, at most."""
 
-    def submit(self, request: GenerationRequest) -> AsyncIterator[Event]:
+    def submit(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         """Queue a request; it is refused here and not by the iterator.
 
         The iterator gives a `PromptEvent`, then the `TokenEvent`s of all `n` sequences, and ends
