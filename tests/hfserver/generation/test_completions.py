@@ -24,9 +24,9 @@ N_TOKENS = 11
 LIMIT = 50_000
 
 
-def make_model(directory: Path, **generation: Any) -> HuggingfaceGenerativeModel:
+def make_model(directory: Path, name: str = "toy", **generation: Any) -> HuggingfaceGenerativeModel:
     return HuggingfaceGenerativeModel(
-        "toy",
+        name,
         open_directory(directory),
         options=LoadOptions(max_length=LIMIT),
         generation=GenerationOptions(**{"kv_cache_bytes": 1 << 30, **generation}),
@@ -330,7 +330,7 @@ def test_metrics_count_tokens_and_requests(client: openai.OpenAI, server: int) -
 
 
 def test_engine_that_fails_takes_the_server_out_of_life(directory: Path) -> None:
-    model = make_model(directory)
+    model = make_model(directory, "other")
     with serving([model]) as server:
         assert request(server, "GET", "/v2/health/live").status == 200
 
@@ -338,7 +338,7 @@ def test_engine_that_fails_takes_the_server_out_of_life(directory: Path) -> None
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
         model._engine._executor.run = run  # type: ignore[method-assign]
-        body = {"model": "toy", "prompt": "x"}
+        body = {"model": "other", "prompt": "x"}
         answer = request(server, "POST", "/v1/completions", body)
 
         assert answer.status == 503
@@ -347,7 +347,7 @@ def test_engine_that_fails_takes_the_server_out_of_life(directory: Path) -> None
 
 
 def test_model_that_is_stopped_has_no_metrics(directory: Path) -> None:
-    model = make_model(directory)
+    model = make_model(directory, "other")
     model.load()
 
     model.stop()

@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    # Of transformers 5.16, where it loads gpt_bigcode.
+    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"),
+]
 
 # Families by the executor that they get.
 _RAGGED = (

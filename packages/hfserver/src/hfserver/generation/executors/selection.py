@@ -38,6 +38,9 @@ def choose_executor(model: Any) -> Executor:
     with torch.inference_mode():
         if model.config.is_encoder_decoder:
             return EncoderDecoderExecutor(model)
+        if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+            # torch's own attention has no such bound, and transformers 5.16 leaves it out there.
+            model.set_attn_implementation("eager")
         sequences, expected = _reference(model)
         candidates: Sequence[tuple[str, Callable[[], Executor]]] = (
             ("ragged", lambda: RaggedExecutor(model)),
