@@ -8,8 +8,9 @@ import asyncio
 import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Final, cast
 
 import grpc
@@ -45,6 +46,7 @@ class Load:
         n_connections: How many ask at the same time.
         warm_up_s: Seconds that are not counted.
         duration_s: Seconds that are.
+        more_requests: Over HTTP, what is asked in turn with the request, whoever's turn it is.
     """
 
     request: bytes
@@ -52,6 +54,7 @@ class Load:
     n_connections: int
     warm_up_s: float
     duration_s: float
+    more_requests: Sequence[bytes] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +110,9 @@ class _Tally:
 class _Asker(asyncio.Protocol):
     """One user over HTTP, who connects again where the server closes the connection."""
 
-    def __init__(self, port: int, request: bytes, tally: _Tally) -> None:
+    def __init__(self, port: int, requests: Iterator[bytes], tally: _Tally) -> None:
         self._port = port
-        self._request = request
+        self._requests = requests
         self._tally = tally
         self._reader = AnswerReader()
         self._sent_at = 0.0
@@ -159,7 +162,7 @@ class _Asker(asyncio.Protocol):
 
     def _ask(self, transport: asyncio.Transport) -> None:
         self._sent_at = time.perf_counter()
-        transport.write(self._request)
+        transport.write(next(self._requests))
 
 
 def run_http(load: Load, port: int, server_pid: int) -> Result:
@@ -174,7 +177,8 @@ def run_grpc(load: Load, port: int, server_pid: int) -> Result:
 
 async def _run_http(load: Load, port: int, server_pid: int) -> Result:
     tally = _Tally(load.is_right)
-    askers = [_Asker(port, load.request, tally) for _ in range(load.n_connections)]
+    requests = cycle((load.request, *load.more_requests))
+    askers = [_Asker(port, requests, tally) for _ in range(load.n_connections)]
     tasks = [asyncio.create_task(asker.ask_forever()) for asker in askers]
     try:
         return await _measure(load, tally, server_pid)

@@ -59,9 +59,9 @@ tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
 PreTrainedTokenizerFast(
     tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
 ).save_pretrained(".")
-BertForSequenceClassification(
-    BertConfig(4, 8, 1, 2, 8, max_position_embeddings=16)
-).save_pretrained(".")
+sizes = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+config = BertConfig(vocab_size=4, max_position_embeddings=16, **sizes)
+BertForSequenceClassification(config).save_pretrained(".")
 """
 
 
@@ -407,6 +407,9 @@ def make_model(image: str, server: str, folder: Path) -> None:
         *("--no-healthcheck", "--network=none", f"--volume={folder}:/mnt/models"),
         *("--workdir=/mnt/models", "--entrypoint=python", image, "-c", SMOKE[server].make_model),
     )
+    for path in folder.iterdir():
+        # Some libraries write what only the owner may read, and the server is another user.
+        path.chmod(0o644)
 
 
 def ask(served: Container, name: str, smoke: Smoke) -> tuple[Any, Any, int]:

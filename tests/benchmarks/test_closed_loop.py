@@ -2,6 +2,8 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 from benchmarks.closed_loop import Load, Result, run_http
@@ -72,3 +74,39 @@ def test_each_connection_waits_for_its_answer(serve: Serve) -> None:
     put_load(serve(handle), n_connections=3)
 
     assert all(n_at_once)
+
+
+class _Echo(BaseHTTPRequestHandler):
+    """Answers with the path that was asked for."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        body = self.path.encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Log nothing."""
+
+
+def test_requests_are_asked_in_turn() -> None:
+    asked: list[bytes] = []
+    requests = [b"GET /%d HTTP/1.1\r\n\r\n" % number for number in range(3)]
+
+    def note(body: bytes) -> bool:
+        asked.append(body)
+        return True
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Echo) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        load = Load(requests[0], note, 1, 0.05, 0.3, requests[1:])
+        run_http(load, server.server_port, os.getpid())
+        server.shutdown()
+        thread.join()
+
+    assert len(asked) > 3
+    assert asked == [b"/%d" % (number % 3) for number in range(len(asked))]

@@ -1,5 +1,6 @@
 """Checkpoints that are whole, damaged, pickles, of other tasks or types."""
 
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -200,3 +201,12 @@ def test_a_type_and_a_device_that_are_not_there_are_refused() -> None:
         resolve_dtype("int4", torch.device("cpu"), bert_config())
     with pytest.raises(ModelLoadError, match="device 'abacus': "):
         resolve_device("abacus")
+
+
+def test_weights_that_may_not_be_read_are_not_said_to_be_missing(directory: Path) -> None:
+    path = directory / "model.safetensors"
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user may read every file")
+
+    assert "Permission denied" in refusal(directory)

@@ -37,7 +37,6 @@ def test_the_flags_of_the_original_keep_their_meaning() -> None:
         do_lower_case=False,
         add_special_tokens=False,
         trust_remote_code=True,
-        return_token_type_ids=True,
         return_offsets_mapping=True,
         return_probabilities=True,
         max_log_len=10,

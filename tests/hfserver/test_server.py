@@ -1,5 +1,7 @@
 """The server as a process: its flags, its wires, and the answers of every task."""
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -473,6 +475,45 @@ def test_a_directory_of_models_serves_all_of_them(directories: dict[str, Path]) 
     )
 
 
+def cached(directory: Path, home: Path) -> dict[str, str]:
+    """Put a model into a cache of the hub; gives the environment that has nothing else."""
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    repository = home / "hub" / "models--owner--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(revision)
+    shutil.copytree(directory, repository / "snapshots" / revision)
+    return {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+
+
+def test_a_model_of_the_hub_is_taken_from_its_cache(
+    directories: dict[str, Path], tmp_path: Path
+) -> None:
+    env = cached(directories["classes"], tmp_path)
+    flags = ("--model_id", "owner/tiny", "--model_name", "m", "--rich_results")
+
+    with ServerProcess("hfserver", *flags, env=env) as server:
+        predictions = v1(server, TEXTS)
+
+    reference = pipeline("text-classification", model=str(directories["classes"]))
+    assert predictions == approximate(reference(TEXTS))
+
+
+def test_a_model_that_the_hub_does_not_have_ends_the_start(tmp_path: Path) -> None:
+    env = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    local = ("--host", "127.0.0.1", "--http_port", "0", "--grpc_port", "0")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "hfserver", "--model_id", "owner/other", *local],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+
+    assert done.returncode == 1
+    assert "owner/other" in done.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("files", "flags", "reason"),
     [
@@ -510,7 +551,7 @@ def test_a_failed_start_says_why(
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=90,
     )
 
     assert done.returncode == 1

@@ -311,8 +311,12 @@ def _check_safetensors(path: Path) -> None:
     """Read the header, which says how long the file is."""
     from safetensors import safe_open
 
-    with _load_errors(path), safe_open(path, "pt") as file:
-        file.keys()
+    with _load_errors(path):
+        # Safetensors says of a file that may not be read that it is not there, and writes files
+        # that only their owner may read.
+        path.open("rb").close()
+        with safe_open(path, "pt") as file:
+            file.keys()
 
 
 def _check_complete(directory: Path, info: dict[str, Any], optional: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from hfserver.tasks.results import Result, TaskAnswers
 from hfserver.tasks.scores import apply_function, best
 from hfserver.tasks.sequence_classification import SequenceClassification
 from hfserver.tasks.token_classification import TokenClassification
+from kserve.errors import InvalidInput
 from kserve.listing import listing, shortened
 from kserve.protocol.rest.openai import OpenAIEncoderModel, invalid_request, unsupported_api
 from kserve.protocol.rest.openai.types import (
@@ -228,6 +229,10 @@ class OpenAIRoutes(OpenAIEncoderModel):
             )
         except TextTooLong as exc:
             raise invalid_request(str(exc), param, "context_length_exceeded") from exc
+        except InvalidInput as exc:
+            # Of a wish the text begins with its name.
+            name = str(exc).partition(":")[0]
+            raise invalid_request(str(exc), name if name in wishes else param) from exc
 
     async def _score(
         self,

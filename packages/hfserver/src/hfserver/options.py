@@ -57,7 +57,6 @@ class Options:
         rich_results: Whether V1 and V2 give labels and scores.
         return_probabilities: Whether they give the probability of each class instead of the best.
         return_raw_logits: Whether they give the logits instead.
-        return_token_type_ids: Whether the model gets token types; None for what it takes.
         return_offsets_mapping: Whether V1 and V2 give where each token stands in the text.
         log_requests: Whether the texts of requests are logged.
         max_log_len: Characters of a text that are logged; None for all.
@@ -81,7 +80,6 @@ class Options:
     rich_results: bool = False
     return_probabilities: bool = False
     return_raw_logits: bool = False
-    return_token_type_ids: bool | None = None
     return_offsets_mapping: bool = False
     log_requests: bool = False
     max_log_len: int | None = None
@@ -108,7 +106,6 @@ class Options:
             rich_results=args.rich_results,
             return_probabilities=args.return_probabilities,
             return_raw_logits=args.return_raw_logits,
-            return_token_type_ids=args.return_token_type_ids or None,
             return_offsets_mapping=args.return_offsets_mapping,
             log_requests=args.enable_log_requests,
             max_log_len=args.max_log_len,
@@ -214,7 +211,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     add(
         "--return_token_type_ids",
         action="store_true",
-        help="give token types to the model (where it takes them)",
+        help="accepted for KServe's manifests; a model that takes token types gets them",
     )
     add(
         "--tensor_input_names",

@@ -142,14 +142,18 @@ class EncoderEngine:
             del request
 
     def close(self, reason: str = "It is unloaded.") -> None:
-        """Take no more texts, and fail those that wait; on the event loop, or without one.
+        """Take no more texts, and fail those that wait; on any thread.
 
         Args:
             reason: What their callers are told.
         """
-        self.failure = reason
+        self.failure = self.failure or reason
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._refuse_waiting)
+
+    def _refuse_waiting(self) -> None:
         for request in self._queue.drop_all():
-            request.fail(ModelNotReady(self._name, reason))
+            request.fail(ModelNotReady(self._name, self.failure))
         self._tell_waiting()
 
     def _check(self, texts: Sequence[TokenizedText]) -> None:
@@ -250,11 +254,11 @@ class EncoderEngine:
 
     def _fail(self, error: Exception) -> None:
         """Use the model no more: after such an error its device answers nothing right."""
-        reason = f"Its device failed: {type(error).__name__}."
+        self.failure = f"Its device failed: {type(error).__name__}."
         logger.error("Model %s: the device failed, the model is unavailable", self._name)
-        self.close(reason)
+        self._refuse_waiting()
         if self._on_failure is not None:
-            self._on_failure(reason)
+            self._on_failure(self.failure)
 
 
 class _Batch:

@@ -25,8 +25,8 @@ from kserve.logging import logger
 # they did by 1e-6 to 1e-5, and in bfloat16 by 1e-2.
 _TOLERANCES: Final = {torch.float32: 1e-3, torch.bfloat16: 0.08, torch.float16: 0.02}
 
-# Texts that a model tells apart differ by 1 and more; one that gives about the same for all texts
-# would pass whatever is done with them.
+# A token comes out of different texts differently, by 1 and more; a model that hardly looks at the
+# others would pass whatever is done with them.
 _LEAST_SPREAD: Final = 3.0
 
 # Of several lengths, two of them equal. The longest is beyond the window of local attention, as
@@ -107,10 +107,13 @@ def _texts(config: Any, max_length: int, mask_token_id: int | None) -> list[Toke
     texts = [
         TokenizedText(rng.integers(0, config.vocab_size, length, np.int64)) for length in lengths
     ]
+    for text in texts:
+        # The same: what the model makes of it shows whether the rest of a text matters.
+        text.input_ids[-1] = texts[0].input_ids[-1]
     # Tokens that some models treat in another way than others.
     for special in (mask_token_id, getattr(config, "pad_token_id", None)):
         if special is not None:
-            texts[1].input_ids[rng.integers(len(texts[1]))] = special
+            texts[1].input_ids[rng.integers(max(1, len(texts[1]) - 1))] = special
     return texts
 
 
@@ -191,9 +194,9 @@ def _agree(
 
 
 def _tells_apart(hidden: Sequence[NDArray[np.float32]], tolerance: float) -> bool:
-    """Say whether the first tokens of the texts come out farther apart than the tolerance."""
-    firsts = np.stack([states[0] for states in hidden])
-    return _distance(firsts[1:], firsts[:-1]) > _LEAST_SPREAD * tolerance
+    """Say whether the last token, which is the same in all, comes out farther apart than that."""
+    lasts = np.stack([states[-1] for states in hidden])
+    return _distance(lasts[1:], lasts[:-1]) > _LEAST_SPREAD * tolerance
 
 
 def _distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:

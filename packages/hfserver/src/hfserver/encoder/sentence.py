@@ -275,7 +275,7 @@ class _Reader:
     def _modes_of(self, config: Mapping[str, Any], folder: str) -> tuple[PoolingMode, ...]:
         if "pooling_mode" in config:
             value = config["pooling_mode"]
-            names = (value,) if isinstance(value, str) else tuple(value or ())
+            names = tuple(value) if isinstance(value, list) else (value,)
         else:
             names = tuple(mode for flag, mode in _POOLING_FLAGS.items() if config.get(flag))
             names = names or ("mean",)
