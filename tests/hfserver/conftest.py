@@ -1,9 +1,12 @@
 """Models of every task, small and of chance, as directories."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.hfserver.asking import Servers
 from tests.hfserver.tiny_encoders import bert_config, make, save
 from transformers import (
     BertForMaskedLM,
@@ -32,3 +35,10 @@ def directories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "embeddings": make(BertModel, bert_config()),
     }
     return {name: save(root / name, model) for name, model in models.items()}
+
+
+@pytest.fixture(scope="session")
+def servers(directories: dict[str, Path]) -> Iterator[Servers]:
+    """Give what starts servers in this process."""
+    with ExitStack() as stack:
+        yield Servers(directories, stack)

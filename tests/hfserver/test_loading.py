@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 import torch
+from huggingface_hub.utils import are_progress_bars_disabled
 from tests.hfserver.tiny_encoders import bert_config, make, make_tokenizer, save
 from transformers import AutoModel, AutoModelForSequenceClassification, BertModel
 
@@ -50,6 +51,12 @@ def test_the_weights_are_those_of_the_files_and_the_model_is_for_inference(direc
 
     assert not model.training
     assert all(torch.equal(expected[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_load_leaves_downloads_their_progress(directory: Path) -> None:
+    load(directory)
+
+    assert not are_progress_bars_disabled()
 
 
 def test_nothing_is_asked_of_a_network_for_a_directory(

@@ -1,18 +1,10 @@
 """The flags beside those of every server."""
 
-import argparse
-
 import pytest
+from tests.hfserver.asking import parse
 
 from hfserver.detect import Task
-from hfserver.options import Options, add_arguments
-
-
-def parse(*argv: str) -> Options:
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("--hang_timeout_s", type=float, default=0.0)
-    add_arguments(parser)
-    return Options.from_args(parser.parse_args(argv))
+from hfserver.options import Options
 
 
 def test_without_flags_all_is_the_default() -> None:

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from prometheus_client import REGISTRY
 
-from hfserver.encoder.engine import EncoderEngine
+from hfserver.encoder.engine import EncoderEngine, _Batch
+from hfserver.encoder.fair_queue import Request
 from hfserver.encoder.tokenization import TokenizedText
 from kserve.errors import DeadlineExceeded, InvalidInput, ModelNotReady, TooManyRequests
 
@@ -242,6 +243,23 @@ def test_texts_of_a_caller_that_went_never_reach_the_model() -> None:
     run(work())
 
     assert executor.batches == [[1], [4]]
+
+
+def test_a_batch_leaves_out_whose_callers_went_before_its_thread_took_it() -> None:
+    executor = Recorder()
+
+    async def work() -> list[float]:
+        loop = asyncio.get_running_loop()
+        gone, stays = (Request([text(n)], loop.create_future()) for n in (2, 3))
+        batch = _Batch([(gone, 0), (stays, 0)], executor)
+        gone.future.cancel()
+        batch.run()
+        batch.settle()
+        await stays.future
+        return [float(row[0]) for row in stays.results]
+
+    assert run(work()) == [3.0]
+    assert executor.batches == [[3]]
 
 
 def test_the_rest_of_a_request_that_is_cancelled_while_it_runs_is_not_run() -> None:

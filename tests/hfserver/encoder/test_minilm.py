@@ -24,7 +24,7 @@ OPTIONS = LoadOptions(device="cpu")
 TEXTS = [
     "",
     "A man is eating food.",
-    "Ein Text, der nicht englisch ist: Straße, naïve, 日本語 and 🙂.",
+    "Not all of it is English: Straße, naïve, 日本語 and 🙂.",
     "A cheetah is running behind its prey. " * 3,
     # Beyond the 256 tokens that the model reads.
     "The girl is carrying a baby and a monkey is playing drums. " * 60,

@@ -169,15 +169,12 @@ def load_model(
         ModelMissingError: The checkpoint holds no weights.
         ModelLoadError: They are damaged, are pickles, do not fit the configuration, or lack some.
     """
-    from transformers.utils import logging as transformers_logging
-
     directory = checkpoint.directory / subfolder
     if config is None:
         config = read_config(checkpoint, options, subfolder)
     _check_weights(directory, allow_pickle=options.allow_pickle)
     device = resolve_device(options.device)
-    # The log is ours: no bars, and no table of weights that are refused below by name.
-    transformers_logging.disable_progress_bar()
+    _hide_bars()
     with _load_errors(directory):
         model, info = auto_class.from_pretrained(
             directory,
@@ -317,6 +314,18 @@ def _check_safetensors(path: Path) -> None:
         path.open("rb").close()
         with safe_open(path, "pt") as file:
             file.keys()
+
+
+def _hide_bars() -> None:
+    """Let transformers draw no bars into the log."""
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    had_bars = not are_progress_bars_disabled()
+    transformers_logging.disable_progress_bar()
+    if had_bars:
+        # It switches off those of the hub's library too, by which a download tells how far it is.
+        enable_progress_bars()
 
 
 def _check_complete(directory: Path, info: dict[str, Any], optional: Sequence[str]) -> None:

@@ -28,6 +28,9 @@ _OUTPUTS: Final = {
     Task.TEXT_EMBEDDING: Output.EMBEDDING,
 }
 
+# Tasks whose answers show tokens.
+_OF_TOKENS: Final = (Task.TOKEN_CLASSIFICATION, Task.FILL_MASK)
+
 # What sentence-transformers calls the prompts of the two sides of a search.
 _QUERY: Final = "query"
 _DOCUMENT: Final = ("document", "passage")
@@ -165,7 +168,11 @@ class Reader:
         arrays = await self.engine.run(tokenized)
         if dimensions is not None or normalize is not None:
             arrays = [self._shaped(array, dimensions, normalize) for array in arrays]
-        return list(map(_result, texts, tokenized, arrays))
+        has_tokens = self._task in _OF_TOKENS
+        return [
+            _result(text, tokens, array, has_tokens=has_tokens)
+            for text, tokens, array in zip(texts, tokenized, arrays, strict=True)
+        ]
 
     async def ids_of(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Give the numbers of the tokens of a text, however long it is."""
@@ -258,7 +265,11 @@ def load_options(options: Options) -> LoadOptions:
     )
 
 
-def _result(text: Any, tokens: TokenizedText, numbers: Logits) -> Result:
+def _result(text: Any, tokens: TokenizedText, numbers: Logits, *, has_tokens: bool) -> Result:
+    if not has_tokens:
+        # All that anybody asks for is how many there are.
+        ids = cast("Sequence[int]", tokens.input_ids)
+        return Result(text, ids, None, (), numbers)
     special = tokens.sequence_ids
     return Result(
         text,

@@ -33,7 +33,7 @@ class Result:
 
     Attributes:
         text: The text, or the pair.
-        ids: Its tokens.
+        ids: Its tokens; an array where the task shows none of them.
         offsets: Where each stands in the text, in characters; None if the tokenizer does not tell.
         is_special: Of each, whether the model has added it.
         numbers: What the head of the model gave: (n_labels,), (n_tokens, n_labels),
