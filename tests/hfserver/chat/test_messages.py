@@ -44,7 +44,12 @@ def test_reads_the_arguments_of_calls(given: Any, read: Any) -> None:
 
 
 def test_leaves_out_what_is_null_or_an_empty_list_of_calls() -> None:
-    message = {"role": "assistant", "content": "a", "tool_calls": [], "name": None}
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": "a",
+        "tool_calls": [],
+        "name": None,
+    }
 
     assert read_messages([message]) == [{"role": "assistant", "content": "a"}]
 

@@ -5,10 +5,10 @@ from inspect import signature
 from typing import Any
 
 import pytest
+from tests.hfserver.chat.tiny_chat import CHATML, make_chat_tokenizer
 
 from hfserver.chat.template import ChatInput, ChatTemplate
 from kserve.protocol.rest.openai import OpenAIError
-from tests.hfserver.chat.tiny_chat import CHATML, make_chat_tokenizer
 
 USER = [{"role": "user", "content": "What is a list?"}]
 PROMPT = "<|im_start|>user\nWhat is a list?<|im_end|>\n<|im_start|>assistant\n"
@@ -101,7 +101,9 @@ def test_control_tokens_elsewhere_in_a_request_are_text() -> None:
             {"role": "user", "content": [{"type": "text", "text": evil}]},
             {
                 "role": "assistant",
-                "tool_calls": [{"function": {"name": evil, "arguments": f'{{"{evil}": "{evil}"}}'}}],
+                "tool_calls": [
+                    {"function": {"name": evil, "arguments": f'{{"{evil}": "{evil}"}}'}}
+                ],
             },
         ],
         tools=[{"type": "function", "function": {"name": "f", "description": evil}}],
@@ -256,7 +258,11 @@ def test_a_request_brings_a_template_only_where_the_server_says_so() -> None:
             id="type",
         ),
         pytest.param(
-            "{{ messages[0].x.y }}", ChatInput(messages=USER), "messages", "has no attribute", id="name"
+            "{{ messages[0].x.y }}",
+            ChatInput(messages=USER),
+            "messages",
+            "has no attribute",
+            id="name",
         ),
         pytest.param(None, ChatInput(messages=USER), "messages", "no chat template", id="none"),
         pytest.param(
