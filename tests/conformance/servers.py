@@ -5,7 +5,7 @@ rows of the suite are made from these.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,29 @@ Json = dict[str, Any]
 
 _HERE = Path(__file__).parent
 _EXAMPLES = _HERE.parents[1] / "examples"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenAI:
+    """What a server answers over OpenAI's routes.
+
+    Attributes:
+        requests: A request that succeeds, without `model`, by the name of the API, such as
+            `embeddings`; the server answers that it does not support any other one.
+        answers: The answer to each: of objects the fields that matter, of lists all items.
+        tolerance: By how much numbers of the answers may differ, relatively and absolutely.
+        tokens: Token ids for which there is the same vector as for the first `input` of the
+            embeddings; None without them.
+        n_dimensions: How many dimensions vectors may be cut to; None where they may not.
+        texts: What the streamed answer is altogether, by the API that streams.
+    """
+
+    requests: Mapping[str, Json]
+    answers: Mapping[str, Json]
+    tolerance: float = 0.0
+    tokens: list[int] | None = None
+    n_dimensions: int | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +58,7 @@ class Server:
         v1_explanation: The answer to `v1_request` on the explain route; None if the model cannot
             explain.
         imports: What has to be installed for it; its rows are skipped otherwise.
+        openai: What it answers over OpenAI's routes; None if it has none.
     """
 
     name: str
@@ -48,6 +72,7 @@ class Server:
     batches: bool = False
     v1_explanation: Json | None = None
     imports: tuple[str, ...] = ()
+    openai: OpenAI | None = None
 
     @property
     def v1(self) -> str:
@@ -174,6 +199,70 @@ def _lgb_sums(folder: Path, *flags: str) -> ServerProcess:
     return ServerProcess("lgbserver", *arguments)
 
 
+def _hf_words(name: str, *, classifies: bool) -> Callable[..., ServerProcess]:
+    """Serve a BERT of no layers and two words, whose embeddings are exact.
+
+    Each has four numbers of 1 and -1: their mean is 0 and their variance 1, so a normalization
+    leaves them as they are.
+    """
+
+    def start(folder: Path, *flags: str) -> ServerProcess:
+        import numpy as np
+        import orjson
+        from safetensors.numpy import save_file
+        from tokenizers import Tokenizer, models, pre_tokenizers
+
+        ids = {"[PAD]": 0, "[UNK]": 1, "good": 2, "bad": 3}
+        words = np.array([[0] * 4, [1, -1, -1, 1], [1, 1, -1, -1], [1, -1, 1, -1]], np.float32)
+        one, zero, unit = np.ones(4, np.float32), np.zeros(4, np.float32), np.eye(4)
+        weights = {
+            "embeddings.word_embeddings.weight": words,
+            "embeddings.position_embeddings.weight": np.zeros((16, 4), np.float32),
+            "embeddings.token_type_embeddings.weight": np.zeros((2, 4), np.float32),
+            "embeddings.LayerNorm.weight": one,
+            "embeddings.LayerNorm.bias": zero,
+        }
+        config = {
+            "model_type": "bert",
+            "architectures": ["BertForSequenceClassification" if classifies else "BertModel"],
+            **dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size"), 4),
+            "num_hidden_layers": 0,
+            "num_attention_heads": 1,
+            "max_position_embeddings": 16,
+            "layer_norm_eps": 0.0,
+            "pad_token_id": 0,
+            "dtype": "float32",
+            "id2label": {"0": "negative", "1": "positive"},
+        }
+        if classifies:
+            weights = {f"bert.{key}": value for key, value in weights.items()}
+            weights |= {
+                "bert.pooler.dense.weight": unit.astype(np.float32),
+                "bert.pooler.dense.bias": zero,
+                "classifier.weight": np.array([[0, -1, 1, 0], [0, 1, -1, 0]], np.float32),
+                "classifier.bias": np.zeros(2, np.float32),
+            }
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        (folder / "config.json").write_bytes(orjson.dumps(config))
+        tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer.save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer_config.json").write_bytes(
+            orjson.dumps(
+                {
+                    "tokenizer_class": "PreTrainedTokenizerFast",
+                    "pad_token": "[PAD]",
+                    "unk_token": "[UNK]",
+                    "model_max_length": 16,
+                }
+            )
+        )
+        arguments = ("--model_dir", str(folder), "--model_name", name, *flags)
+        return ServerProcess("hfserver", *arguments)
+
+    return start
+
+
 # Rows 0, 50 and 100 of the data that scikit-learn carries: one of each class.
 _IRIS_ROWS = [[5.1, 3.5, 1.4, 0.2], [7.0, 3.2, 4.7, 1.4], [6.3, 3.3, 6.0, 2.5]]
 _IRIS_FEATURES = (
@@ -195,6 +284,13 @@ _SHARES = [
     {"one": 0.5, "two": 1.0, "bias": 1.5},
     {"one": 0.5, "two": -1.0, "bias": 1.5},
 ]
+
+_REVIEWS = ["good", "bad", "good"]
+_VECTORS = [[0.5, 0.5, -0.5, -0.5], [0.5, -0.5, 0.5, -0.5], [0.5, 0.5, -0.5, -0.5]]
+# Of twice the tangent of 1 against its opposite.
+_SURE = 0.954626
+_WORDS = ["abba", "cab", "dad"]
+_COUNTS = [[2.0, 2.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 2.0]]
 
 SERVERS = (
     Server(
@@ -224,6 +320,217 @@ SERVERS = (
             "inputs": [],
             "outputs": [],
         },
+    ),
+    Server(
+        name="letters",
+        start=_script(_HERE / "openai_server.py"),
+        model_name="letters",
+        v1_request={"instances": _WORDS},
+        v1_response={"predictions": _COUNTS},
+        v2_request={
+            "inputs": [{"name": "text", "shape": [3], "datatype": "BYTES", "data": _WORDS}]
+        },
+        v2_outputs=[
+            {
+                "name": "counts",
+                "shape": [3, 4],
+                "datatype": "FP32",
+                "parameters": None,
+                "data": [count for counts in _COUNTS for count in counts],
+            }
+        ],
+        metadata={
+            "name": "letters",
+            "versions": None,
+            "platform": "letters",
+            "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
+            "outputs": [{"name": "counts", "datatype": "FP32", "shape": [-1, 4]}],
+        },
+        openai=OpenAI(
+            requests={
+                "completions": {"prompt": ["abc", "d"]},
+                "chat/completions": {"messages": [{"role": "user", "content": "abc"}]},
+                "embeddings": {"input": ["abba", "cab"]},
+                "rerank": {"query": "a", "documents": ["b", "aa", "a"]},
+                "score": {"text_1": "ab", "text_2": ["ab", "c"]},
+                "classify": {"input": "abbb"},
+                "pooling": {"input": "abba"},
+                "tokenize": {"prompt": "ab"},
+                "detokenize": {"tokens": [97, 98]},
+            },
+            answers={
+                "completions": {
+                    "object": "text_completion",
+                    "choices": [
+                        {"index": 0, "text": "cba", "finish_reason": "stop", "logprobs": None},
+                        {"index": 1, "text": "d", "finish_reason": "stop", "logprobs": None},
+                    ],
+                    "usage": {"prompt_tokens": 4, "completion_tokens": 4, "total_tokens": 8},
+                },
+                "chat/completions": {
+                    "object": "chat.completion",
+                    "choices": [
+                        {
+                            "index": 0,
+                            "message": {"role": "assistant", "content": "cba"},
+                            "finish_reason": "stop",
+                        }
+                    ],
+                },
+                "embeddings": {
+                    "object": "list",
+                    "data": [
+                        {"object": "embedding", "index": 0, "embedding": [2, 2, 0, 0]},
+                        {"object": "embedding", "index": 1, "embedding": [1, 1, 1, 0]},
+                    ],
+                    "usage": {"prompt_tokens": 7, "total_tokens": 7},
+                },
+                "rerank": {
+                    "results": [
+                        {"index": 1, "relevance_score": 2, "document": {"text": "aa"}},
+                        {"index": 2, "relevance_score": 1, "document": {"text": "a"}},
+                        {"index": 0, "relevance_score": 0, "document": {"text": "b"}},
+                    ]
+                },
+                "score": {
+                    "data": [
+                        {"object": "score", "index": 0, "score": 2},
+                        {"object": "score", "index": 1, "score": 0},
+                    ]
+                },
+                "classify": {
+                    "data": [
+                        {"index": 0, "label": "b", "probs": [0.25, 0.75, 0, 0], "num_classes": 4}
+                    ]
+                },
+                "pooling": {"data": [{"object": "pooling", "index": 0, "data": [2, 2, 0, 0]}]},
+                "tokenize": {"tokens": [97, 98], "count": 2, "max_model_len": 100},
+                "detokenize": {"prompt": "ab"},
+            },
+            tokens=[97, 98, 98, 97],
+            n_dimensions=2,
+            texts={"completions": "cba", "chat/completions": "cba"},
+        ),
+    ),
+    Server(
+        name="hfserver",
+        start=_hf_words("reviews", classifies=True),
+        imports=("hfserver",),
+        model_name="reviews",
+        v1_request={"instances": _REVIEWS},
+        v1_response={"predictions": [1, 0, 1]},
+        v2_request={
+            "inputs": [{"name": "text", "shape": [3], "datatype": "BYTES", "data": _REVIEWS}]
+        },
+        v2_outputs=[
+            {
+                "name": "output-0",
+                "shape": [3],
+                "datatype": "INT64",
+                "parameters": None,
+                "data": [1, 0, 1],
+            }
+        ],
+        metadata={
+            "name": "reviews",
+            "versions": None,
+            "platform": "huggingface",
+            "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
+            "outputs": [{"name": "output-0", "datatype": "INT64", "shape": [-1]}],
+        },
+        openai=OpenAI(
+            requests={
+                "classify": {"input": ["good", "bad"]},
+                "pooling": {"input": "bad"},
+                "tokenize": {"prompt": "good bad"},
+                "detokenize": {"tokens": [2, 3]},
+            },
+            answers={
+                "classify": {
+                    "data": [
+                        {
+                            "index": 0,
+                            "label": "positive",
+                            "probs": [1 - _SURE, _SURE],
+                            "labels": ["negative", "positive"],
+                            "num_classes": 2,
+                        },
+                        {"index": 1, "label": "negative", "probs": [_SURE, 1 - _SURE]},
+                    ],
+                    "usage": {"prompt_tokens": 2, "total_tokens": 2},
+                },
+                "pooling": {
+                    "data": [{"object": "pooling", "index": 0, "data": [_SURE, 1 - _SURE]}]
+                },
+                "tokenize": {"tokens": [2, 3], "count": 2, "max_model_len": 16},
+                "detokenize": {"prompt": "good bad"},
+            },
+            tolerance=1e-5,
+        ),
+    ),
+    Server(
+        name="hfserver-embeddings",
+        start=_hf_words("embeddings", classifies=False),
+        imports=("hfserver",),
+        model_name="embeddings",
+        v1_request={"instances": _REVIEWS},
+        v1_response={"predictions": _VECTORS},
+        v2_request={
+            "inputs": [{"name": "text", "shape": [3], "datatype": "BYTES", "data": _REVIEWS}]
+        },
+        v2_outputs=[
+            {
+                "name": "output-0",
+                "shape": [3, 4],
+                "datatype": "FP64",
+                "parameters": None,
+                "data": [number for vector in _VECTORS for number in vector],
+            }
+        ],
+        metadata={
+            "name": "embeddings",
+            "versions": None,
+            "platform": "huggingface",
+            "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
+            "outputs": [{"name": "output-0", "datatype": "FP64", "shape": [-1, 4]}],
+        },
+        openai=OpenAI(
+            requests={
+                "embeddings": {"input": ["good", "bad"]},
+                "rerank": {"query": "good", "documents": ["bad", "good"]},
+                "score": {"text_1": "good", "text_2": ["bad", "good"]},
+                "pooling": {"input": "bad"},
+                "tokenize": {"prompt": "good bad"},
+                "detokenize": {"tokens": [2, 3]},
+            },
+            answers={
+                "embeddings": {
+                    "object": "list",
+                    "data": [
+                        {"object": "embedding", "index": 0, "embedding": _VECTORS[0]},
+                        {"object": "embedding", "index": 1, "embedding": _VECTORS[1]},
+                    ],
+                    "usage": {"prompt_tokens": 2, "total_tokens": 2},
+                },
+                "rerank": {
+                    "results": [
+                        {"index": 1, "relevance_score": 1, "document": {"text": "good"}},
+                        {"index": 0, "relevance_score": 0, "document": {"text": "bad"}},
+                    ]
+                },
+                "score": {
+                    "data": [
+                        {"object": "score", "index": 0, "score": 0},
+                        {"object": "score", "index": 1, "score": 1},
+                    ]
+                },
+                "pooling": {"data": [{"object": "pooling", "index": 0, "data": _VECTORS[1]}]},
+                "tokenize": {"tokens": [2, 3], "count": 2, "max_model_len": 16},
+                "detokenize": {"prompt": "good bad"},
+            },
+            tokens=[2],
+            n_dimensions=2,
+        ),
     ),
     Server(
         name="custom-model",

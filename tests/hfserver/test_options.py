@@ -10,7 +10,7 @@ from hfserver.options import Options, add_arguments
 
 def parse(*argv: str) -> Options:
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("--max_queued_rows", type=int)
+    parser.add_argument("--hang_timeout_s", type=float, default=0.0)
     add_arguments(parser)
     return Options.from_args(parser.parse_args(argv))
 
@@ -49,7 +49,7 @@ def test_the_flags_of_the_original_keep_their_meaning() -> None:
 def test_our_own_flags() -> None:
     options = parse(
         *("--pooling", "cls", "--max_batch_tokens", "512", "--truncation", "none"),
-        *("--rich_results", "--allow_pickle", "--max_queued_rows", "7", "--enable_log_requests"),
+        *("--rich_results", "--allow_pickle", "--max_queued_tokens", "7", "--enable_log_requests"),
     )
 
     assert options == Options(
@@ -58,7 +58,7 @@ def test_our_own_flags() -> None:
         truncation="none",
         rich_results=True,
         allow_pickle=True,
-        max_queued_rows=7,
+        max_queued_tokens=7,
         log_requests=True,
     )
 

@@ -86,7 +86,7 @@ def test_gives_columns_with_an_axis_more_for_several_labels() -> None:
 
     rows = [answers.row(result, Kind.RICH, Wishes(top_k=2)) for result in results]
     assert best["label"].tolist() == [row[0]["label"] for row in rows]
-    assert (best["score"].dtype, both["score"].dtype) == (np.float32, np.float32)
+    assert {best["score"].dtype, both["score"].dtype} == {np.dtype(np.float32)}
     assert both["label"].tolist() == [[cell["label"] for cell in row] for row in rows]
     assert both["score"].tolist() == [[cell["score"] for cell in row] for row in rows]
 

@@ -1,10 +1,12 @@
 """The model that reads text: classes, entities, masks and embeddings on every wire."""
 
-from collections.abc import Sequence
-from typing import Any
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 
 from hfserver.checkpoint import Checkpoint
 from hfserver.detect import Task
+from hfserver.encoder.engine import EncoderEngine
 from hfserver.inputs import Text, Wishes, read_v1, read_v2
 from hfserver.openai_routes import OpenAIRoutes
 from hfserver.options import Options
@@ -14,20 +16,25 @@ from hfserver.tasks.results import Kind, Result, TaskAnswers, kind_of
 from hfserver.tasks.sequence_classification import Labels, SequenceClassification, label_names
 from hfserver.tasks.text_embedding import TextEmbedding
 from hfserver.tasks.token_classification import TokenClassification, Words, offset_mapping
+from kserve.artifact import WARMUP_FILE
+from kserve.errors import ModelLoadError
 from kserve.executor import run_in_new_thread
 from kserve.listing import shortened
 from kserve.logging import logger
 from kserve.model import Model
+from kserve.protocol.codec import v2_json
 from kserve.protocol.codec.dtypes import from_np_dtype
 from kserve.protocol.infer_type import InferOutput, InferRequest, InferResponse
 from kserve.signature import Signature, Tensors, TensorSpec
 
+T = TypeVar("T")
+
 # The input of V2, which a client may call what it likes.
-_INPUT = TensorSpec("text", "BYTES", (-1,))
-_OFFSETS = "offset_mapping"
+_INPUT: Final = TensorSpec("text", "BYTES", (-1,))
+_OFFSETS: Final = "offset_mapping"
 
 # Numbers beyond which an answer is made on a thread: it takes milliseconds then.
-_MAX_NUMBERS_ON_LOOP = 20_000
+_MAX_NUMBERS_ON_LOOP: Final = 20_000
 
 
 class HuggingfaceEncoderModel(Model, OpenAIRoutes):
@@ -45,6 +52,10 @@ class HuggingfaceEncoderModel(Model, OpenAIRoutes):
 
     platform = "huggingface"
 
+    _is_ready: bool = False
+    _failure: str = ""
+    _engine: EncoderEngine | None = None
+
     def __init__(self, name: str, checkpoint: Checkpoint, *, options: Options, task: Task) -> None:
         super().__init__(name)
         self.task = task
@@ -58,19 +69,43 @@ class HuggingfaceEncoderModel(Model, OpenAIRoutes):
         Raises:
             ModelLoadError: A file is missing, damaged, or not one that may be read.
         """
-        self.reader = Reader.load(self.name, self._checkpoint, self.options, self.task, self._fail)
+        self.reader = Reader.load(
+            self.name, self._checkpoint, self.options, self.task, on_failure=self._note_failure
+        )
+        self.reader.warm_up()
         self.max_model_len = self.reader.max_length
         self.answers = _make_answers(self.task, self.reader)
+        self._engine = self.reader.engine
         kind = kind_of(self.options, Wishes())
         self.signature = Signature((_INPUT,), self.answers.outputs(kind))
-        self.reader.warm_up()
+        self._send_warm_up()
         self.ready = True
         return self.ready
 
     def stop(self) -> None:
-        """End the engine."""
+        """Take no more texts."""
         super().stop()
-        self.reader.close()
+        if self._engine is not None:
+            self._engine.close()
+
+    # The engine may die, or hang, at any time: so these are no plain attributes.
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is loaded, and its engine can answer."""
+        return self._is_ready and not self.fatal_error
+
+    @ready.setter
+    def ready(self, value: bool) -> None:
+        self._is_ready = value
+
+    @property
+    def fatal_error(self) -> str:  # type: ignore[override]
+        """Why it can never answer again; empty while it can."""
+        if self._engine is not None and self._engine.has_hung:
+            hang_s = self.options.hang_timeout_s
+            return f"A batch has not returned for {hang_s:g} s (--hang_timeout_s)."
+        return self._failure
 
     async def predict(
         self,
@@ -125,10 +160,22 @@ class HuggingfaceEncoderModel(Model, OpenAIRoutes):
         shown = [str(text)[: self.options.max_log_len] for text in texts]
         logger.info("Model %s: texts %r", shortened(self.name), shown)
 
-    def _fail(self, reason: str) -> None:
-        """Take the model out of service for good: the engine has died; called on its thread."""
-        self.fatal_error = reason
-        self.ready = False
+    def _send_warm_up(self) -> None:
+        """Answer the V2 request that may stand beside the model's files; blocks.
+
+        Raises:
+            ModelLoadError: The model cannot answer it.
+        """
+        path = self._checkpoint.directory / WARMUP_FILE
+        if not path.is_file():
+            return
+        try:
+            asyncio.run(self.predict(v2_json.decode(path.read_bytes(), self.name)))
+        except Exception as exc:
+            raise ModelLoadError(f"{path}: the warm-up request failed: {exc}") from exc
+
+    def _note_failure(self, reason: str) -> None:
+        self._failure = reason
 
     async def _predictions(
         self, results: Sequence[Result], kind: Kind, wishes: Wishes
@@ -168,7 +215,7 @@ def _make_answers(task: Task, reader: Reader) -> TaskAnswers:
     return TextEmbedding(reader.n_dimensions)
 
 
-async def _made(make: Any, results: Sequence[Result]) -> Any:
+async def _made(make: Callable[[], T], results: Sequence[Result]) -> T:
     """Make an answer: here if it is small, else on a thread."""
     if sum(result.numbers.size for result in results) <= _MAX_NUMBERS_ON_LOOP:
         return make()

@@ -1,19 +1,23 @@
 """The OpenAI-style routes of a model that reads text; they always give labels and scores."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hfserver.detect import Task
+from hfserver.encoder.tokenization import TextTooLong
 from hfserver.inputs import Wishes
 from hfserver.options import STRATEGIES, Options
-from hfserver.reader import Reader, TextTooLong
+from hfserver.reader import Reader
 from hfserver.tasks.results import Result, TaskAnswers
 from hfserver.tasks.scores import apply_function, best
 from hfserver.tasks.sequence_classification import SequenceClassification
 from hfserver.tasks.token_classification import TokenClassification
+from kserve.errors import InvalidInput
 from kserve.listing import listing, shortened
 from kserve.protocol.rest.openai import OpenAIEncoderModel, invalid_request, unsupported_api
 from kserve.protocol.rest.openai.types import (
@@ -39,12 +43,10 @@ from kserve.protocol.rest.openai.types import (
 Vectors = NDArray[np.float32]
 
 # What the route for pooling can give, in vLLM's words; the first is the model's own.
-_EMBED: Final = "embed"
-_TOKEN_EMBED: Final = "token_embed"
 _SCORE: Final = "score"
 _TOKEN_CLASSIFY: Final = "token_classify"
 _POOLINGS: Final[Mapping[Task, tuple[str, ...]]] = {
-    Task.TEXT_EMBEDDING: (_EMBED, _TOKEN_EMBED),
+    Task.TEXT_EMBEDDING: ("embed",),
     Task.SEQUENCE_CLASSIFICATION: ("classify", _SCORE),
     Task.TOKEN_CLASSIFICATION: (_TOKEN_CLASSIFY,),
     Task.FILL_MASK: (),
@@ -104,7 +106,7 @@ class OpenAIRoutes(OpenAIEncoderModel):
         """
         documents = request.texts
         if request.max_tokens_per_doc is not None:
-            documents = await self.reader.cut(documents, request.max_tokens_per_doc)
+            documents = await self.reader.shortened(documents, request.max_tokens_per_doc)
         scores, usage = await self._score(
             "documents", [(request.query, text) for text in documents], request, "Rerank"
         )
@@ -168,7 +170,6 @@ class OpenAIRoutes(OpenAIEncoderModel):
             request,
             dimensions=request.dimensions,
             normalize=request.normalize,
-            is_hidden=pooling == _TOKEN_EMBED,
         )
         arrays = [result.numbers for result in results]
         if isinstance(self.answers, SequenceClassification):
@@ -228,6 +229,10 @@ class OpenAIRoutes(OpenAIEncoderModel):
             )
         except TextTooLong as exc:
             raise invalid_request(str(exc), param, "context_length_exceeded") from exc
+        except InvalidInput as exc:
+            # Of a wish the text begins with its name.
+            name = str(exc).partition(":")[0]
+            raise invalid_request(str(exc), name if name in wishes else param) from exc
 
     async def _score(
         self,
@@ -254,16 +259,14 @@ class OpenAIRoutes(OpenAIEncoderModel):
     ) -> tuple[Vectors, UsageInfo]:
         """Give the cosines of the embeddings of pairs; each text is read once."""
         firsts, seconds = (list(dict.fromkeys(column)) for column in zip(*pairs, strict=True))
-        queries, documents = (
-            await self._read(param, texts, request, prompt_name=name, normalize=True)
-            for texts, name in (
-                (firsts, self.reader.query_prompt),
-                (seconds, self.reader.document_prompt),
-            )
+        read = partial(self._read, param, request=request, normalize=True)
+        queries, documents = await asyncio.gather(
+            read(firsts, prompt_name=self.reader.query_prompt),
+            read(seconds, prompt_name=self.reader.document_prompt),
         )
-        vectors = {text: result.numbers for text, result in zip(seconds, documents, strict=True)}
-        of_query = {text: result.numbers for text, result in zip(firsts, queries, strict=True)}
-        cosines = [float(of_query[first] @ vectors[second]) for first, second in pairs]
+        left = {text: result.numbers for text, result in zip(firsts, queries, strict=True)}
+        right = {text: result.numbers for text, result in zip(seconds, documents, strict=True)}
+        cosines = [float(left[first] @ right[second]) for first, second in pairs]
         return np.array(cosines, dtype=np.float32), _usage([*queries, *documents])
 
     def _pooling(self, wanted: str | None) -> str:

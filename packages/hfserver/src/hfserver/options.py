@@ -15,6 +15,9 @@ from kserve.config import positive
 # the fastest, for short and for mixed texts.
 DEFAULT_MAX_BATCH_TOKENS: Final = 2048
 
+# Half a minute of work for a small model on two CPUs; longer no client waits.
+DEFAULT_MAX_QUEUED_TOKENS: Final = 1 << 19
+
 TRUNCATIONS: Final = ("none", "left", "right")
 
 # How tokens become entities, and logits scores; the words of transformers' pipelines.
@@ -48,7 +51,8 @@ class Options:
         dtype: The type of the weights, one of `DTYPES`.
         pooling: How token embeddings become one of the text; None for what the files say.
         max_batch_tokens: Tokens of one forward, 1 or more.
-        max_queued_rows: Texts that may wait, 1 or more.
+        max_queued_tokens: Tokens of texts that may wait, 1 or more.
+        hang_timeout_s: Seconds after which a batch is taken to have hung; 0 is never.
         truncation: Which end of a text that is too long is cut on V1 and V2; `none` refuses it.
         rich_results: Whether V1 and V2 give labels and scores.
         return_probabilities: Whether they give the probability of each class instead of the best.
@@ -71,7 +75,8 @@ class Options:
     dtype: str = "auto"
     pooling: str | None = None
     max_batch_tokens: int = DEFAULT_MAX_BATCH_TOKENS
-    max_queued_rows: int | None = None
+    max_queued_tokens: int = DEFAULT_MAX_QUEUED_TOKENS
+    hang_timeout_s: float = 0.0
     truncation: str = "right"
     rich_results: bool = False
     return_probabilities: bool = False
@@ -97,7 +102,8 @@ class Options:
             dtype=args.dtype,
             pooling=args.pooling,
             max_batch_tokens=args.max_batch_tokens,
-            max_queued_rows=args.max_queued_rows,
+            max_queued_tokens=args.max_queued_tokens,
+            hang_timeout_s=args.hang_timeout_s,
             truncation=args.truncation,
             rich_results=args.rich_results,
             return_probabilities=args.return_probabilities,
@@ -188,6 +194,12 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=DEFAULT_MAX_BATCH_TOKENS,
         help="tokens of texts that run together (%(default)s)",
+    )
+    add(
+        "--max_queued_tokens",
+        type=positive,
+        default=DEFAULT_MAX_QUEUED_TOKENS,
+        help="tokens of texts that may wait; further requests are refused (%(default)s)",
     )
     add(
         "--disable_lower_case",

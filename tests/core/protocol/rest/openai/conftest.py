@@ -97,7 +97,7 @@ class Encoder(TensorModel, OpenAIEncoderModel):
         return ScoreResponse(data=np.array(scores, np.float32), usage=UsageInfo.of(1))
 
     # A plain handler, for a thread.
-    def create_classification(  # type: ignore[override]
+    def create_classification(
         self, request: ClassificationRequest, raw_request: Any = None, context: Any = None
     ) -> Any:
         assert threading.current_thread().name.startswith(self.name)

@@ -60,13 +60,16 @@ _SAMPLING: Final[Mapping[str, Refusal]] = {
     "guided_grammar": Refusal(_GUIDED),
 }
 
-_TEXT_ALONE: Final[Mapping[str, Refusal]] = {
+_ENCODING: Final[Mapping[str, Refusal]] = {
     "messages": Refusal("use 'input'"),
-    "embedding_types": Refusal("use 'encoding_format'", (["float"],)),
-    "output_dtype": Refusal("vectors are float32", ("float", "float32")),
-    "embed_dtype": Refusal("vectors are float32", ("float32",)),
-    "output_dimension": Refusal("use 'dimensions'"),
-    "input_type": Refusal("use 'prompt_name'"),
+    "truncate": Refusal("use 'truncation'", (False, "NONE")),
+    "truncation_side": Refusal("use 'truncation'"),
+}
+
+_PAIRING: Final[Mapping[str, Refusal]] = {
+    "truncate": Refusal("use 'truncation'", (False, "NONE")),
+    "truncation_side": Refusal("use 'truncation'"),
+    "instruction": Refusal(_NOT_DONE),
 }
 
 REFUSED: Final[Mapping[str, Mapping[str, Refusal]]] = {
@@ -81,19 +84,30 @@ REFUSED: Final[Mapping[str, Mapping[str, Refusal]]] = {
         "mm_processor_kwargs": Refusal(_NOT_DONE, ({},)),
         "best_of": Refusal("use 'n'", (1,)),
     },
-    "embeddings": _TEXT_ALONE,
+    "embeddings": {
+        **_ENCODING,
+        "embedding_types": Refusal("use 'encoding_format'", (["float"],)),
+        "embedding_type": Refusal("use 'encoding_format'", ("float",)),
+        "output_dtype": Refusal("vectors are float32", ("float", "float32")),
+        "embed_dtype": Refusal("vectors are float32", ("float32",)),
+        "output_dimension": Refusal("use 'dimensions'"),
+        "input_type": Refusal("use 'prompt_name'"),
+        "task": Refusal("use 'prompt_name'"),
+        "late_chunking": Refusal(_NOT_DONE, (False,)),
+    },
     "rerank": {
+        **_PAIRING,
         "rank_fields": Refusal("documents are texts, or have one as 'text'", (["text"],)),
         "max_chunks_per_doc": Refusal("use 'max_tokens_per_doc'"),
         "images": Refusal("documents are texts"),
     },
     "score": {
+        **_PAIRING,
         "data_1": Refusal("use 'text_1'"),
         "data_2": Refusal("use 'text_2'"),
-        "instruction": Refusal(_NOT_DONE),
     },
-    "classify": {"messages": Refusal("use 'input'")},
-    "pooling": {"messages": Refusal("use 'input'")},
+    "classify": _ENCODING,
+    "pooling": {**_ENCODING, "embed_dtype": Refusal("vectors are float32", ("float32",))},
     "tokenize": {"mm_processor_kwargs": Refusal(_NOT_DONE, ({},))},
     "detokenize": {},
 }

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -45,6 +45,13 @@ _ROLES: Final = ("system", "developer", "user", "assistant", "tool", "function")
 # A message of msgspec's, and where in the document it applies.
 _PROBLEM: Final = re.compile(r"(?P<reason>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
 _MISSING_FIELD: Final = re.compile(r"Object missing required field `(?P<name>.*)`")
+# What msgspec calls types, and what JSON does.
+_KINDS: Final = (
+    *((" | null", ""), ("`", ""), (" | ", " or ")),
+    *(("str", "a string"), ("float", "a number"), ("int", "an integer"), ("bool", "a boolean")),
+    *(("array", "an array"), ("object", "an object")),
+)
+
 _STEP: Final = re.compile(r"\.?(?P<key>[^.\[\]]+)|\[(?P<index>\d+)\]")
 
 
@@ -102,36 +109,39 @@ def read_request(
     try:
         request = msgspec.convert(named, TYPES[api])
     except msgspec.ValidationError as exc:
-        raise _refusal(str(exc), document) from exc
+        raise _refusal(api, str(exc), document) from exc
     _CHECKS[api](request)
     return request
 
 
-def _refusal(message: str, document: Mapping[str, Any]) -> OpenAIError:
+def _refusal(api: str, message: str, document: Mapping[str, Any]) -> OpenAIError:
     match = _PROBLEM.fullmatch(message)
     assert match is not None
     path, reason = match["path"] or "", match["reason"]
     missing = _MISSING_FIELD.fullmatch(reason)
     if missing is not None:
         return _missing(f"{path}.{missing['name']}" if path else missing["name"])
-    expected = reason.replace("`", "").partition(", got ")[0]
-    is_type = ", got " in reason
-    got = shortened(repr(_at(document, path)))
-    return invalid_request(
-        f"'{path}': {expected[:1].lower()}{expected[1:]}, got {got}",
-        path,
-        _INVALID_TYPE if is_type else _INVALID_VALUE,
-    )
+    value = _at(document, path)
+    if reason.startswith("Invalid enum value"):
+        return _wrong(path, f"one of {listing(_choices(api, path))}", value, _INVALID_VALUE)
+    expected, is_type, _ = reason.removeprefix("Expected ").partition(", got ")
+    for word, kind in _KINDS:
+        expected = expected.replace(word, kind)
+    return _wrong(path, expected, value, _INVALID_TYPE if is_type else _INVALID_VALUE)
+
+
+def _choices(api: str, name: str) -> list[str]:
+    """Give the words that a field may have."""
+    hint = get_type_hints(TYPES[api])[name]
+    literals = [hint, *get_args(hint)]
+    return [word for each in literals if get_origin(each) is Literal for word in get_args(each)]
 
 
 def _at(document: Any, path: str) -> Any:
     """Give the value at a path such as `messages[0].role`; of a key of any name its object."""
     value = document
     for step in _STEP.finditer(path):
-        try:
-            value = value[int(step["index"]) if step["index"] else step["key"]]
-        except (KeyError, IndexError, TypeError):
-            break
+        value = value[int(step["index"]) if step["index"] else step["key"]]
     return value
 
 
