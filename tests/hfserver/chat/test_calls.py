@@ -19,6 +19,11 @@ NAMES = ("f", "g", "a.b")
         pytest.param(
             {"function": "f", "arguments": {"x": "ü"}}, [Call("f", '{"x":"ü"}')], id="function"
         ),
+        pytest.param(
+            '{"name": "f", "arguments": {"x": 99999999999999999999999}}',
+            [Call("f", '{"x":99999999999999999999999}')],
+            id="large",
+        ),
         pytest.param([{"name": "f"}, {"name": "g"}], [Call("f", "{}"), Call("g", "{}")], id="list"),
         pytest.param(' {"name": "f"} {"name": "g"}', [Call("f", "{}"), Call("g", "{}")], id="JSON"),
         pytest.param('f{"x": {"y": []}}', [Call("f", '{"x":{"y":[]}}')], id="named"),
@@ -42,8 +47,8 @@ def test_reads_calls(value: Any, calls: list[Call]) -> None:
         *("", "[]", "{}", "f", "f(1)", "f(x=y)", "f(**x)", "f(x=open('a'))", "f(x={1})", "1 + 1"),
         *('{"name": "other"}', '{"name": 1}', '{"name": "f", "arguments": [1]}', "{" * 5000),
         *('{"name": "f", "arguments": "["}', '{"name": "f", "arguments": {"x": NaN}}', "[" * 5000),
-        *('{"name": "f", "arguments": {"x": 99999999999999999999999}}', 'f{"x": 1} and so on'),
-        *(1, None, [1], {"arguments": {}}, '"f"', "[f(x=99999999999999999999999)]"),
+        *('{"name": "f", "arguments": {"x": "\\ud800"}}', 'f{"x": 1} and so on', "f(x=1j)"),
+        *(1, None, [1], {"arguments": {}}, '"f"', {"name": "f", "arguments": {"x": float("nan")}}),
     ],
 )
 def test_refuses_what_is_no_call(value: Any) -> None:

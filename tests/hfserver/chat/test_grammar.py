@@ -82,7 +82,7 @@ def test_makes_what_a_schema_describes(seed: int, compiler: Any, tokenizer: Any)
     value = orjson.loads(text)
     jsonschema.validate(value, SCHEMA)
     assert text == text.strip()
-    assert not re.search(r'[{,:\[]\s', re.sub(r'"(\\.|[^"\\])*"', '""', text))
+    assert not re.search(r"[{,:\[]\s", re.sub(r'"(\\.|[^"\\])*"', '""', text))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -256,7 +256,7 @@ def test_needs_a_fast_tokenizer() -> None:
         GrammarCompiler(object(), eos_ids=[1])
 
 
-@pytest.mark.parametrize("text", ["", "a", "<think>", "a<think>\n</think>b", "ü\"\\<|im_start|>"])
+@pytest.mark.parametrize("text", ["", "a", "<think>", "a<think>\n</think>b", 'ü"\\<|im_start|>'])
 def test_writes_texts_with_tags_as_tokens(text: str, compiler: Any, tokenizer: Any) -> None:
     compiled = compiler.compile(f'start: {compiler.literal(text)} "."', "p")
 
@@ -328,9 +328,7 @@ def test_matchers_write_nothing_to_the_log(
 
 
 def test_random_walks_of_the_bare_library_agree(compiler: Any, tokenizer: Any) -> None:
-    matcher = LLMatcher(
-        compiler._tokenizer, LLMatcher.grammar_from_regex("[ab]{3}"), log_level=0
-    )
+    matcher = LLMatcher(compiler._tokenizer, LLMatcher.grammar_from_regex("[ab]{3}"), log_level=0)
     constraint = compiler.regex("[ab]{3}", "r").constraint()
     draw = random.Random(0)
     while not matcher.is_stopped():

@@ -6,11 +6,9 @@ import uuid
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-# orjson reads no value that stands amid a text.
-from json import JSONDecodeError, JSONDecoder  # noqa: TID251
+# orjson reads no value that stands amid a text, and no number beyond 64 bits.
+from json import JSONDecodeError, JSONDecoder, dumps  # noqa: TID251
 from typing import Any, Final
-
-import orjson
 
 
 def _refuse(constant: str) -> None:
@@ -85,7 +83,7 @@ def _call(value: Any) -> Call:
     name = next((value[key] for key in (*_NAMES, "function") if key in value), None)
     arguments: Any = next((value[key] for key in _ARGUMENTS if key in value), {})
     if isinstance(arguments, str):
-        arguments = orjson.loads(arguments or "{}")
+        arguments = _DECODER.decode(arguments or "{}")
     if not isinstance(name, str) or not isinstance(arguments or {}, dict):
         raise ValueError("a call has a name, and an object of arguments")
     return Call(name, _text(arguments or {}))
@@ -93,9 +91,12 @@ def _call(value: Any) -> Call:
 
 def _text(arguments: dict[str, Any]) -> str:
     try:
-        return orjson.dumps(arguments).decode()
-    except orjson.JSONEncodeError as exc:
+        text = dumps(arguments, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        # What JSON has escaped may be half a character.
+        text.encode()
+    except TypeError as exc:
         raise ValueError("the arguments cannot be written as JSON") from exc
+    return text
 
 
 def _values(text: str) -> list[Any]:

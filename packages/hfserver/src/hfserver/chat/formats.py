@@ -58,9 +58,7 @@ def check_end(request: FormattedRequest) -> None:
             )
 
 
-def _response_format(
-    wanted: Mapping[str, Any] | None, compiler: GrammarCompiler
-) -> Grammar | None:
+def _response_format(wanted: Mapping[str, Any] | None, compiler: GrammarCompiler) -> Grammar | None:
     kind = None if wanted is None else wanted.get("type")
     if wanted is None or kind == "text":
         return None
@@ -94,9 +92,7 @@ def _structured(
         "regex": compiler.regex,
         "choice": compiler.choice,
         "grammar": compiler.lark,
-        "json_object": lambda _, param: compiler.json_schema(
-            _OBJECT, param, is_compact=is_compact
-        ),
+        "json_object": lambda _, param: compiler.json_schema(_OBJECT, param, is_compact=is_compact),
     }
     given = [name for name in makers if getattr(wanted, name) not in (None, False)]
     if len(given) != 1:

@@ -42,6 +42,8 @@ Part = Content | Reasoning | Call
 class PlainText:
     """Takes all text for the answer; see `MessageParser`."""
 
+    is_reasoning: Final = False
+
     def feed(self, text: str) -> list[Part]:
         """Give what a piece of text is."""
         return [Content(text)] if text else []
@@ -86,6 +88,11 @@ class MessageParser:
             self._field = event["field"] if opens or event["type"] == "region_chunk" else None
         if self._field in REASONING_FIELDS:
             self._writer.border()
+
+    @property
+    def is_reasoning(self) -> bool:
+        """Whether the text ends amid thoughts."""
+        return self._field in REASONING_FIELDS
 
     def feed(self, text: str) -> list[Part]:
         """Give what a piece of text is."""

@@ -82,7 +82,7 @@ def calls_grammar(
         # By itself first, so that the error says which one it is.
         schema = tool["function"].get("parameters") or _NO_ARGUMENTS
         compiler.json_schema(schema, param)
-        bodies.append(_body(tool["function"]["name"], schema, param, call))
+        bodies.append(_body(tool["function"]["name"], schema, param, call, compiler))
     rules = "\n".join(f"body_{index}: {body}" for index, body in enumerate(bodies))
     item = " | ".join(f"body_{index}" for index in range(len(bodies)))
     begin, end = compiler.literal(call.begin), compiler.literal(call.end)
@@ -97,14 +97,10 @@ def calls_grammar(
     return compiler.compile(f"start: {start}\nitem: {item}\n{rules}", "tools")
 
 
-def _body(name: str, schema: Any, param: str, call: CallFormat) -> str:
+def _body(name: str, schema: Any, param: str, call: CallFormat, compiler: GrammarCompiler) -> str:
     # With the spaces that models have seen; references in the schema are to its own root.
     head = f'{{"{call.name}": {orjson.dumps(name).decode()}, "{call.arguments}": '
-    return f'{_quoted(head)} {json_value(schema, param)} "}}"'
-
-
-def _quoted(text: str) -> str:
-    return orjson.dumps(text).decode()
+    return f'{compiler.literal(head)} {json_value(schema, param)} "}}"'
 
 
 def _named(tools: Sequence[Tool], choice: Any, param: str) -> Tool:
