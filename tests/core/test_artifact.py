@@ -175,3 +175,11 @@ def test_the_only_artifact_need_not_be_the_preferred_one(tmp_path: Path) -> None
     fill(tmp_path, "encoder.pkl")
 
     assert find_artifact(tmp_path, SUFFIXES, "model.pkl") == tmp_path / "encoder.pkl"
+
+
+def test_whole_name_wins_over_files_with_a_suffix(tmp_path: Path) -> None:
+    fill(tmp_path, "config.json", "a.gguf", "b.gguf")
+
+    assert find_artifact(tmp_path, ("config.json", ".gguf")) == tmp_path / "config.json"
+    with pytest.raises(ModelLoadError):
+        find_artifact(tmp_path, (".gguf",))

@@ -210,6 +210,17 @@ def test_a_process_that_ignores_its_signal_is_killed(
     assert (server.port, code) == (9, -signal.SIGKILL)
 
 
+def test_a_start_may_take_as_long_as_the_test_says(tmp_path: Path) -> None:
+    script = tmp_path / "slow.py"
+    script.write_text("import threading\nthreading.Event().wait(60)\n")
+
+    with (
+        pytest.raises(RuntimeError),
+        ServerProcess(str(script), start_timeout_s=0.2),
+    ):
+        raise AssertionError("never runs")
+
+
 def test_every_form_of_a_table_says_the_same() -> None:
     columns: dict[str, list[Any]] = {"a": [1.5, 2.0], "b": ["x", "y"]}
     specs = (TensorSpec("a", "FP64", (-1,)), TensorSpec("b", "BYTES", (-1,)))

@@ -19,6 +19,8 @@ _DEFAULTS: Final = {
     # Transformers would send pickles of the hub to a service that converts them.
     "DISABLE_SAFETENSORS_CONVERSION": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    # Progress is logged in lines, and bars are none.
+    "TQDM_DISABLE": "1",
     # What it reports of a load in tables is refused in words of ours where it matters.
     "TRANSFORMERS_VERBOSITY": "error",
 }

@@ -191,7 +191,9 @@ def load_model(
             **kwargs,
         )
     _check_complete(directory, info, optional_weights)
-    return model.to(device).eval()
+    # Weights that were made smaller are where `device_map` has put them.
+    is_quantized = getattr(model, "is_quantized", False)
+    return (model if is_quantized else model.to(device)).eval()
 
 
 def resolve_device(name: str) -> torch.device:

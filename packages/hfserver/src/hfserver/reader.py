@@ -85,7 +85,7 @@ class Reader:
             name,
             _OUTPUTS[task],
             checkpoint,
-            _load_options(options),
+            load_options(options),
             pooling=options.pooling,
             max_batch_tokens=options.max_batch_tokens,
             max_queued_tokens=options.max_queued_tokens,
@@ -245,7 +245,8 @@ class Reader:
         return normalized(array) if normalize else array
 
 
-def _load_options(options: Options) -> LoadOptions:
+def load_options(options: Options) -> LoadOptions:
+    """Give what a command line says about how files are read."""
     return LoadOptions(
         dtype=options.dtype,
         revision=options.model_revision,

@@ -2,22 +2,28 @@
 
 import argparse
 from pathlib import Path
+from typing import Final
 
 from hfserver import options as flags
 from hfserver.checkpoint import Checkpoint, HubOptions, fetch, open_directory
-from hfserver.detect import CONFIG_FILE, ENCODER_TASKS, MODULES_FILE, Detected, detect
+from hfserver.detect import CONFIG_FILE, ENCODER_TASKS, MODULES_FILE, Detected, Task, detect
 from hfserver.environment import prepare_environment
+from hfserver.generation import options as generation_flags
+from hfserver.generation.options import GenerationOptions
+from hfserver.gguf_files import SUFFIX, find_gguf
 from hfserver.options import Options
 from kserve.errors import ModelLoadError
 from kserve.listing import quoted
 from kserve.logging import logger
 from kserve.model import BaseKServeModel
 
+_GENERATION: Final = GenerationOptions()
+
 
 class HuggingFaceServer:
     """Makes the model of a directory, or of a name on the hub."""
 
-    artifact_suffixes = (CONFIG_FILE, MODULES_FILE)
+    artifact_suffixes = (CONFIG_FILE, MODULES_FILE, SUFFIX)
     # Beside it, `config.json` is that of its first module.
     preferred_artifact = MODULES_FILE
     default_model_dir = flags.DEFAULT_MODEL_DIR
@@ -26,6 +32,7 @@ class HuggingFaceServer:
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
         """Add the flags."""
         flags.add_arguments(parser)
+        generation_flags.add_arguments(parser)
 
     @classmethod
     def fetch(cls, args: argparse.Namespace) -> str | None:
@@ -57,24 +64,31 @@ class HuggingFaceServer:
             ModelLoadError: Its task cannot be told, or is not served.
         """
         prepare_environment()
-        return make_model(name, _checkpoint(model_dir, args), Options.from_args(args))
+        generation = GenerationOptions.from_args(args)
+        return make_model(name, _checkpoint(model_dir, args), Options.from_args(args), generation)
 
 
-def make_model(name: str, checkpoint: Checkpoint, options: Options) -> BaseKServeModel:
+def make_model(
+    name: str,
+    checkpoint: Checkpoint,
+    options: Options,
+    generation: GenerationOptions = _GENERATION,
+) -> BaseKServeModel:
     """Make the unloaded model of a checkpoint.
 
     Args:
         name: The name under which it is served.
         checkpoint: Its files.
         options: What the command line says.
+        generation: What it says about a model that writes text.
 
     Raises:
         ModelLoadError: Its task cannot be told, or is not served.
     """
-    detected = detect(checkpoint.directory, options.task)
+    detected = _detect(checkpoint.directory, options.task)
     logger.info("Model %s: %s, as %s", name, detected.task, detected.reason)
     if detected.is_generative:
-        return _make_generative(name, checkpoint, options, detected)
+        return _make_generative(name, checkpoint, options, generation, detected.task)
     if detected.task not in ENCODER_TASKS:
         raise ModelLoadError(
             f"{checkpoint.name}: {detected.task} is not served; expected a model for "
@@ -86,13 +100,23 @@ def make_model(name: str, checkpoint: Checkpoint, options: Options) -> BaseKServ
     return HuggingfaceEncoderModel(name, checkpoint, options=options, task=detected.task)
 
 
+def _detect(directory: Path, task: Task | None) -> Detected:
+    # A GGUF file has the configuration in itself, and is always for a model that writes text.
+    if task is None and find_gguf(directory) is not None:
+        return Detected(Task.TEXT_GENERATION, f"it has a file *{SUFFIX} and no safetensors")
+    return detect(directory, task)
+
+
 def _make_generative(
-    name: str, checkpoint: Checkpoint, options: Options, detected: Detected
+    name: str, checkpoint: Checkpoint, options: Options, generation: GenerationOptions, task: Task
 ) -> BaseKServeModel:
     """Make a model that writes text."""
-    raise ModelLoadError(
-        f"{checkpoint.name}: {detected.task}, as {detected.reason}; models that write text are not "
-        f"served yet; expected one for {quoted([task.value for task in ENCODER_TASKS])}"
+    # They import torch and transformers.
+    from hfserver.generation.model import HuggingfaceGenerativeModel
+    from hfserver.reader import load_options
+
+    return HuggingfaceGenerativeModel(
+        name, checkpoint, options=load_options(options), generation=generation, task=task
     )
 
 

@@ -48,7 +48,8 @@ def find_artifact(
 
     Args:
         model_dir: A directory, or a `file://` address of one.
-        suffixes: Lower-case suffixes with their dots; without one it is the whole name of a file.
+        suffixes: Lower-case suffixes with their dots; without one it is the whole name of a file,
+            which wins over files with a suffix.
         preferred: Of several such files, the name of the one that is meant.
 
     Raises:
@@ -67,6 +68,10 @@ def find_artifact(
         raise ModelMissingError(directory, f"no model file, {expected}; found {listing(names)}")
     if preferred in found:
         found = [preferred]
+    named = [name for name in found if name in suffixes]
+    if len(named) == 1:
+        # A whole name says more than a suffix: `config.json` beside the weights of one.
+        found = named
     if len(found) > 1:
         raise ModelLoadError(
             f"{directory}: More than one model file is detected, {expected}; found {listing(found)}"

