@@ -5,13 +5,13 @@ from typing import Any
 
 import orjson
 import pytest
+from tests.hfserver.chat.test_parsing import CASES, MARKERS, TOOLS
 
 from hfserver.chat.answer import AnswerSettings, ChatAnswer
 from hfserver.chat.families import find_family
 from hfserver.chat.parsing import AnswerReader
 from hfserver.generation.interface import Event, PromptEvent, TokenEvent, TokenLogprob
 from kserve.protocol.rest.openai.types import ChatCompletionChunk, ChatCompletionRequest
-from tests.hfserver.chat.test_parsing import CASES, MARKERS, TOOLS
 
 pytestmark = pytest.mark.anyio
 

@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
+from tests.hfserver.chat.tiny_chat import make_chat_tokenizer
 
 from hfserver.chat.formats import output_grammar
 from hfserver.chat.grammar import GrammarCompiler
 from kserve.protocol.rest.openai import OpenAIError
 from kserve.protocol.rest.openai.types import ChatCompletionRequest, CompletionRequest
-from tests.hfserver.chat.tiny_chat import make_chat_tokenizer
 
 
 @pytest.fixture(scope="module")

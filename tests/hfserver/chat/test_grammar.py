@@ -13,6 +13,7 @@ import pytest
 import torch
 from llguidance import LLMatcher
 from numpy.typing import NDArray
+from tests.hfserver.chat.tiny_chat import make_chat_tokenizer
 
 from hfserver.chat import grammar as grammar_module
 from hfserver.chat.grammar import (
@@ -24,7 +25,6 @@ from hfserver.chat.grammar import (
 )
 from kserve.errors import InvalidInput
 from kserve.protocol.rest.openai import OpenAIError
-from tests.hfserver.chat.tiny_chat import make_chat_tokenizer
 
 SCHEMA = {
     "type": "object",
@@ -252,7 +252,7 @@ def test_a_sequence_outlives_its_grammar(compiler: Any, tokenizer: Any) -> None:
 
 
 def test_needs_a_fast_tokenizer() -> None:
-    with pytest.raises(TypeError, match="fast tokenizer"):
+    with pytest.raises(InvalidInput, match="fast tokenizer"):
         GrammarCompiler(object(), eos_ids=[1])
 
 

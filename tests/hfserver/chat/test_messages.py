@@ -43,6 +43,14 @@ def test_reads_the_arguments_of_calls(given: Any, read: Any) -> None:
     ]
 
 
+def test_names_of_functions_come_first() -> None:
+    given = {"function": {"arguments": "{}", "name": "f"}}
+
+    (message,) = read_messages([{"role": "assistant", "tool_calls": [given]}])
+
+    assert list(message["tool_calls"][0]["function"]) == ["name", "arguments"]
+
+
 def test_leaves_out_what_is_null_or_an_empty_list_of_calls() -> None:
     message: dict[str, Any] = {
         "role": "assistant",

@@ -7,6 +7,8 @@ import jsonschema
 import orjson
 import pytest
 import torch
+from tests.hfserver.chat.test_parsing import MARKERS
+from tests.hfserver.chat.tiny_chat import make_chat_tokenizer
 
 from hfserver.chat.calls import Call
 from hfserver.chat.families import CallFormat, Family, find_family, generic_family
@@ -14,8 +16,6 @@ from hfserver.chat.grammar import Constraint, GrammarCompiler
 from hfserver.chat.parsing import MessageParser
 from hfserver.chat.tools import ToolUse, calls_grammar, read_tool_use
 from kserve.protocol.rest.openai import OpenAIError
-from tests.hfserver.chat.test_parsing import MARKERS
-from tests.hfserver.chat.tiny_chat import make_chat_tokenizer
 
 PARAMETERS = {
     "type": "object",

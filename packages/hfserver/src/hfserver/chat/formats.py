@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
-from hfserver.chat.grammar import Grammar, GrammarCompiler
+from hfserver.chat.grammar import Grammar, GrammarCompiler, json_value
 from kserve.listing import shortened
 from kserve.protocol.rest.openai import invalid_request
 from kserve.protocol.rest.openai.types import StructuredOutputsParams
@@ -42,6 +42,17 @@ def output_grammar(request: FormattedRequest, compiler: GrammarCompiler) -> Gram
     if found:
         check_end(request)
     return found[0] if found else None
+
+
+def response_value(request: FormattedRequest) -> str | None:
+    """Give what stands in a rule of Lark for what `response_format` wants, once it is compiled."""
+    wanted = request.response_format or {}
+    if wanted.get("type") == "json_object":
+        return json_value(_OBJECT, "response_format")
+    if wanted.get("type") != "json_schema":
+        return None
+    schema = wanted["json_schema"].get("schema")
+    return json_value(_OBJECT if schema is None else schema, "response_format.json_schema.schema")
 
 
 def check_end(request: FormattedRequest) -> None:

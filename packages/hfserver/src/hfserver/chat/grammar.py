@@ -188,14 +188,17 @@ class GrammarCompiler:
         eos_ids: Those that end a sequence.
 
     Raises:
-        TypeError: The tokenizer is not a fast one.
+        InvalidInput: The tokenizer is not a fast one.
     """
 
     def __init__(
         self, tokenizer: Any, *, n_vocabulary: int | None = None, eos_ids: Iterable[int]
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
-            raise TypeError("expected a fast tokenizer")
+            raise InvalidInput(
+                "structured output and calls that are required need a fast tokenizer, which this "
+                "model has not"
+            )
         self._n_vocabulary = max(len(tokenizer), n_vocabulary or 0)
         self._eos_ids = sorted(set(eos_ids)) or [tokenizer.eos_token_id]
         self._tokenizer = from_tokenizer(

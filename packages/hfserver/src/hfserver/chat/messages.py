@@ -127,7 +127,9 @@ def _read_call(param: str, call: Any) -> dict[str, Any]:
             param,
         )
     arguments = _arguments(f"{param}.function.arguments", function.get("arguments"))
-    return {"type": "function", **call, "function": {**function, "arguments": arguments}}
+    # Clients have them in any order; models have seen the name first.
+    ordered = {"name": function["name"], **function, "arguments": arguments}
+    return {"type": "function", **call, "function": ordered}
 
 
 def _arguments(param: str, arguments: Any) -> dict[str, Any]:

@@ -63,7 +63,12 @@ def read_tool_use(tools: Sequence[Tool] | None, choice: Any, *, is_parallel: boo
 
 
 def calls_grammar(
-    use: ToolUse, call: CallFormat, tools: Sequence[Tool], compiler: GrammarCompiler
+    use: ToolUse,
+    call: CallFormat,
+    tools: Sequence[Tool],
+    compiler: GrammarCompiler,
+    *,
+    answer: str | None = None,
 ) -> Grammar:
     """Compile the grammar of calls of functions, each with arguments that fit its schema.
 
@@ -72,6 +77,7 @@ def calls_grammar(
         call: How a call is written.
         tools: All tools of the request: what is wrong with one is said with its place.
         compiler: Compiles it.
+        answer: What may come in the place of calls, as a part of a rule in Lark; None for nothing.
 
     Raises:
         OpenAIError: The schema of a function has what cannot be kept.
@@ -94,6 +100,8 @@ def calls_grammar(
     else:
         more = f"({between} {begin} item {end}){{0,{n_more}}}" if n_more else ""
         start = f"{begin} item {end} {more}"
+    if answer is not None:
+        start += f" | {answer}"
     return compiler.compile(f"start: {start}\nitem: {item}\n{rules}", "tools")
 
 
