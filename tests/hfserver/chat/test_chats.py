@@ -540,44 +540,55 @@ def test_a_model_of_chance_obeys_a_schema(is_streamed: bool, real: openai.OpenAI
         "type": "json_schema",
         "json_schema": {"name": "x", "strict": True, "schema": SCHEMA},
     }
-    for seed in range(20):
-        answer: Any = real.chat.completions.create(
-            model="toy",
-            messages=USER,
-            response_format=form,
-            # Thoughts of a model of chance have no end.
-            reasoning_effort="none",
-            seed=seed,
-            temperature=1.0,
-            max_tokens=1000,
-            stream=is_streamed,
-            # A number may have any length.
-            logit_bias={str(make_chat_tokenizer().convert_tokens_to_ids(c)): 9 for c in ',}]"'},
-        )
-        if is_streamed:
-            text = "".join(chunk.choices[0].delta.content or "" for chunk in answer)
-        else:
-            assert answer.choices[0].finish_reason == "stop"
-            text = answer.choices[0].message.content
+    tokenizer = make_chat_tokenizer()
+
+    answer: Any = real.chat.completions.create(
+        model="toy",
+        messages=USER,
+        response_format=form,
+        # Thoughts of a model of chance have no end.
+        reasoning_effort="none",
+        # Each of the answers has a seed of its own.
+        n=20,
+        seed=1,
+        temperature=1.0,
+        max_tokens=500,
+        stream=is_streamed,
+        # A number may have any length.
+        logit_bias={str(tokenizer.convert_tokens_to_ids(each)): 20 for each in ',}]"'},
+    )
+
+    texts, reasons = dict.fromkeys(range(20), ""), dict.fromkeys(range(20), "")
+    for part in answer if is_streamed else [answer]:
+        for choice in part.choices:
+            message = choice.delta if is_streamed else choice.message
+            texts[choice.index] += message.content or ""
+            reasons[choice.index] += choice.finish_reason or ""
+    for text in texts.values():
         jsonschema.validate(orjson.loads(text), SCHEMA)
+    assert set(reasons.values()) == {"stop"}
+    assert len(set(texts.values())) > 10
 
 
 def test_a_model_of_chance_calls_where_it_has_to(real: openai.OpenAI) -> None:
-    for seed in range(20):
-        answer = real.chat.completions.create(
-            model="toy",
-            messages=USER,
-            tools=[WEATHER],
-            tool_choice="required",
-            reasoning_effort="none",
-            seed=seed,
-            temperature=1.0,
-            parallel_tool_calls=False,
-        )
-        calls: Any = answer.choices[0].message.tool_calls
+    answer = real.chat.completions.create(
+        model="toy",
+        messages=USER,
+        tools=[WEATHER],
+        tool_choice="required",
+        reasoning_effort="none",
+        n=20,
+        seed=1,
+        temperature=1.0,
+        parallel_tool_calls=False,
+    )
+
+    for choice in answer.choices:
+        calls: Any = choice.message.tool_calls
         jsonschema.validate(
             orjson.loads(calls[0].function.arguments), WEATHER["function"]["parameters"]
         )
+        assert (choice.finish_reason, len(calls)) == ("tool_calls", 1)
 
 
 def test_a_file_may_hold_the_template(directory: Path, tmp_path: Path) -> None:
