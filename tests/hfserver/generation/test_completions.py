@@ -251,15 +251,27 @@ def test_request_that_cannot_be_answered_is_a_400(
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"structured_outputs": {"regex": "a"}}, {"response_format": {"type": "json"}}]
+    ("arguments", "param"),
+    [
+        ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex"),
+        ({"response_format": {"type": "json"}}, "response_format.type"),
+    ],
 )
-def test_form_of_the_text_is_refused(arguments: Any, server: int) -> None:
+def test_form_that_there_is_not_is_refused(arguments: Any, param: str, server: int) -> None:
     body = {"model": "toy", "prompt": "x", **arguments}
 
     answer = request(server, "POST", "/v1/completions", body)
 
     assert answer.status == 400
-    assert answer.json()["error"]["code"] == "unsupported_parameter"
+    assert answer.json()["error"]["param"] == param
+
+
+def test_text_has_the_form_that_is_wanted(client: openai.OpenAI) -> None:
+    answer = ask(client, structured_outputs={"regex": "[a-c]{4}"})
+
+    choice = answer.choices[0]
+    assert (len(choice.text), choice.finish_reason) == (4, "stop")
+    assert set(choice.text) <= set("abc")
 
 
 def wait_for(is_so: Any) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Final
 
 from hfserver import options as flags
+from hfserver.chat import options as chat_flags
+from hfserver.chat.options import ChatOptions
 from hfserver.checkpoint import Checkpoint, HubOptions, fetch, open_directory
 from hfserver.detect import CONFIG_FILE, ENCODER_TASKS, MODULES_FILE, Detected, Task, detect
 from hfserver.environment import prepare_environment
@@ -18,6 +20,7 @@ from kserve.logging import logger
 from kserve.model import BaseKServeModel
 
 _GENERATION: Final = GenerationOptions()
+_CHAT: Final = ChatOptions()
 
 
 class HuggingFaceServer:
@@ -33,6 +36,7 @@ class HuggingFaceServer:
         """Add the flags."""
         flags.add_arguments(parser)
         generation_flags.add_arguments(parser)
+        chat_flags.add_arguments(parser)
 
     @classmethod
     def fetch(cls, args: argparse.Namespace) -> str | None:
@@ -65,7 +69,13 @@ class HuggingFaceServer:
         """
         prepare_environment()
         generation = GenerationOptions.from_args(args)
-        return make_model(name, _checkpoint(model_dir, args), Options.from_args(args), generation)
+        return make_model(
+            name,
+            _checkpoint(model_dir, args),
+            Options.from_args(args),
+            generation,
+            ChatOptions.from_args(args),
+        )
 
 
 def make_model(
@@ -73,6 +83,7 @@ def make_model(
     checkpoint: Checkpoint,
     options: Options,
     generation: GenerationOptions = _GENERATION,
+    chat: ChatOptions = _CHAT,
 ) -> BaseKServeModel:
     """Make the unloaded model of a checkpoint.
 
@@ -81,6 +92,7 @@ def make_model(
         checkpoint: Its files.
         options: What the command line says.
         generation: What it says about a model that writes text.
+        chat: What it says about its chats.
 
     Raises:
         ModelLoadError: Its task cannot be told, or is not served.
@@ -88,7 +100,7 @@ def make_model(
     detected = _detect(checkpoint.directory, options.task)
     logger.info("Model %s: %s, as %s", name, detected.task, detected.reason)
     if detected.is_generative:
-        return _make_generative(name, checkpoint, options, generation, detected.task)
+        return _make_generative(name, checkpoint, options, generation, chat, detected.task)
     if detected.task not in ENCODER_TASKS:
         raise ModelLoadError(
             f"{checkpoint.name}: {detected.task} is not served; expected a model for "
@@ -108,7 +120,12 @@ def _detect(directory: Path, task: Task | None) -> Detected:
 
 
 def _make_generative(
-    name: str, checkpoint: Checkpoint, options: Options, generation: GenerationOptions, task: Task
+    name: str,
+    checkpoint: Checkpoint,
+    options: Options,
+    generation: GenerationOptions,
+    chat: ChatOptions,
+    task: Task,
 ) -> BaseKServeModel:
     """Make a model that writes text."""
     # They import torch and transformers.
@@ -116,7 +133,12 @@ def _make_generative(
     from hfserver.reader import load_options
 
     return HuggingfaceGenerativeModel(
-        name, checkpoint, options=load_options(options), generation=generation, task=task
+        name,
+        checkpoint,
+        options=load_options(options),
+        generation=generation,
+        task=task,
+        chat=chat,
     )
 
 

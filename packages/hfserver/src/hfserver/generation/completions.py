@@ -1,11 +1,13 @@
 """OpenAI's completions: requests to what the engine takes, and its events to responses."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Final, Literal
 from uuid import uuid4
 
+from hfserver.chat.formats import output_grammar
+from hfserver.chat.grammar import Grammar, GrammarCompiler
 from hfserver.generation.defaults import SamplingDefaults
 from hfserver.generation.interface import (
     ContextLengthExceeded,
@@ -18,6 +20,7 @@ from hfserver.generation.interface import (
     TokenEvent,
     TokenLogprob,
 )
+from hfserver.generation.params import sampling_params
 from hfserver.generation.text import TextCodec
 from kserve.executor import run_in_new_thread
 from kserve.protocol.rest.openai.errors import invalid_request
@@ -61,14 +64,20 @@ class Completions:
         engine: Generates.
         codec: The tokenizer.
         defaults: What holds where a request does not say.
+        compiler: Makes the compiler of grammars; called on a thread.
     """
 
     def __init__(
-        self, engine: GenerationEngine, codec: TextCodec, defaults: SamplingDefaults
+        self,
+        engine: GenerationEngine,
+        codec: TextCodec,
+        defaults: SamplingDefaults,
+        compiler: Callable[[], GrammarCompiler],
     ) -> None:
         self._engine = engine
         self._codec = codec
         self._defaults = defaults
+        self._compiler = compiler
 
     async def create(
         self, request: CompletionRequest
@@ -79,9 +88,8 @@ class Completions:
             OpenAIError, InvalidInput: The request asks for what cannot be had.
             TooManyRequests: Too many requests wait.
         """
-        _refuse(request)
         prompts = [await self._read(request, prompt) for prompt in request.prompts]
-        params = self._params(request)
+        params = await self._params(request)
         streams = self._submit(request, prompts, params)
         answer = _Answer(request, prompts, self._codec)
         events = _merged(streams)
@@ -113,35 +121,22 @@ class Completions:
             text = text or self._codec.decode(ids, request.skip_special_tokens)
         return _Prompt(ids, text if request.echo else "")
 
-    def _params(self, request: CompletionRequest) -> SamplingParams:
-        defaults = self._defaults
-        bias = _read_bias(request.logit_bias or {})
-        stop_ids = request.stop_token_ids or []
-        self._codec.check(list(bias), "logit_bias")
-        self._codec.check(stop_ids, "stop_token_ids")
-        top_k = _first(request.top_k, defaults.top_k, 0)
-        return SamplingParams(
-            n=request.n,
+    async def _params(self, request: CompletionRequest) -> SamplingParams:
+        # Compiling may take long.
+        wants_form = request.response_format or request.structured_outputs
+        grammar = await run_in_new_thread(self._grammar, request) if wants_form else None
+        return sampling_params(
+            request,
+            self._codec,
+            self._defaults,
             max_tokens=request.max_tokens,
-            min_tokens=request.min_tokens,
-            temperature=_first(request.temperature, defaults.temperature, 1.0),
-            top_p=_first(request.top_p, defaults.top_p, 1.0),
-            # -1 is the same as 0.
-            top_k=max(0, top_k),
-            min_p=_first(request.min_p, defaults.min_p, 0.0),
-            presence_penalty=request.presence_penalty,
-            frequency_penalty=request.frequency_penalty,
-            repetition_penalty=_first(request.repetition_penalty, defaults.repetition_penalty, 1.0),
-            logit_bias=bias,
-            seed=None if request.seed is None else request.seed % 2**64,
-            stop=request.stop_texts,
-            stop_token_ids=stop_ids,
-            ignore_eos=request.ignore_eos,
-            include_stop=request.include_stop_str_in_output,
-            skip_special_tokens=request.skip_special_tokens,
             logprobs=request.logprobs,
             prompt_logprobs=request.logprobs if request.echo else None,
+            constraint=None if grammar is None else grammar.constraint,
         )
+
+    def _grammar(self, request: CompletionRequest) -> Grammar | None:
+        return output_grammar(request, self._compiler())
 
     def _submit(
         self, request: CompletionRequest, prompts: Sequence[_Prompt], params: SamplingParams
@@ -310,44 +305,6 @@ def _chunk_like(head: CompletionChunk, choices: list[CompletionChunkChoice]) -> 
 def _finish(reason: FinishReason | None) -> Literal["stop", "length"] | None:
     # Nobody is left to read of a request that was cancelled.
     return None if reason == "cancelled" else reason
-
-
-def _refuse(request: CompletionRequest) -> None:
-    """Refuse what is not there.
-
-    Raises:
-        OpenAIError: The text is to be of some form.
-    """
-    kind = (request.response_format or {}).get("type", "text")
-    if kind != "text":
-        raise invalid_request(
-            f"'response_format': expected the type 'text', got {kind!r}: structured output is not "
-            "supported",
-            "response_format",
-            "unsupported_parameter",
-        )
-    if request.structured_outputs is not None:
-        raise invalid_request(
-            "'structured_outputs' is not supported", "structured_outputs", "unsupported_parameter"
-        )
-
-
-def _read_bias(bias: dict[str, float]) -> dict[int, float]:
-    """Give a bias by token ids.
-
-    Raises:
-        OpenAIError: A key is no token id.
-    """
-    try:
-        return {int(key): value for key, value in bias.items()}
-    except ValueError as exc:
-        raise invalid_request(
-            f"'logit_bias': expected token ids as keys, got {next(iter(bias))!r}", "logit_bias"
-        ) from exc
-
-
-def _first(*values: Any) -> Any:
-    return next(value for value in values if value is not None)
 
 
 async def _merged(streams: Sequence[_Stream]) -> AsyncGenerator[tuple[int, Event]]:

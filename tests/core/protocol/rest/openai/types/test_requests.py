@@ -48,6 +48,16 @@ def test_a_chat_has_one_limit_of_two_names() -> None:
     assert both.token_limit == 2
 
 
+def test_structure_says_whether_white_space_may_stand_in_it() -> None:
+    read = CompletionRequest.model_validate(
+        {"prompt": "a", "structured_outputs": {"json": {}, "disable_any_whitespace": False}}
+    )
+
+    assert read.structured_outputs is not None
+    assert read.structured_outputs.disable_any_whitespace is False
+    assert types.StructuredOutputsParams(regex="a").disable_any_whitespace is None
+
+
 def test_texts_are_a_list_of_their_own() -> None:
     texts = ["a"]
     request = EmbeddingRequest(input=texts)

@@ -48,13 +48,19 @@ class StreamOptions(OpenAIStruct, kw_only=True):
 
 
 class StructuredOutputsParams(OpenAIStruct, kw_only=True):
-    """What the text must be like, as vLLM has it; one of them."""
+    """What the text must be like, as vLLM has it; one of the first five.
+
+    Attributes:
+        disable_any_whitespace: No white space between the values of JSON; None is the model's own
+            default.
+    """
 
     json: Any = None
     regex: str | None = None
     choice: list[str] | None = None
     grammar: str | None = None
     json_object: bool | None = None
+    disable_any_whitespace: bool | None = None
 
 
 class OpenAIRequest(OpenAIStruct, kw_only=True):

@@ -1,0 +1,1 @@
+"""Chats: prompts out of messages, and messages, calls and structure out of what is generated."""
