@@ -66,6 +66,22 @@ def server(
     return running_server(request.param)
 
 
+@pytest.fixture(params=[name for name, entry in _entries.items() if entry.openai is not None])
+def openai_server(
+    request: pytest.FixtureRequest, running_server: Callable[[str], "RunningServer"]
+) -> "RunningServer":
+    """Give every server that has OpenAI's routes in turn."""
+    return running_server(request.param)
+
+
+@pytest.fixture(params=[name for name, entry in _entries.items() if entry.openai is None])
+def other_server(
+    request: pytest.FixtureRequest, running_server: Callable[[str], "RunningServer"]
+) -> "RunningServer":
+    """Give every server that has none of them in turn."""
+    return running_server(request.param)
+
+
 @pytest.fixture
 def echo(running_server: Callable[[str], "RunningServer"]) -> "RunningServer":
     """Give the server that returns its tensors."""

@@ -5,7 +5,7 @@ rows of the suite are made from these.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,29 @@ Json = dict[str, Any]
 
 _HERE = Path(__file__).parent
 _EXAMPLES = _HERE.parents[1] / "examples"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenAI:
+    """What a server answers over OpenAI's routes.
+
+    Attributes:
+        requests: A request that succeeds, without `model`, by the name of the API, such as
+            `embeddings`; the server answers that it does not support any other one.
+        answers: The answer to each: of objects the fields that matter, of lists all items.
+        tolerance: By how much numbers of the answers may differ, relatively and absolutely.
+        tokens: Token ids for which there is the same vector as for the first `input` of the
+            embeddings; None without them.
+        n_dimensions: How many dimensions vectors may be cut to; None where they may not.
+        texts: What the streamed answer is altogether, by the API that streams.
+    """
+
+    requests: Mapping[str, Json]
+    answers: Mapping[str, Json]
+    tolerance: float = 0.0
+    tokens: list[int] | None = None
+    n_dimensions: int | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +58,7 @@ class Server:
         v1_explanation: The answer to `v1_request` on the explain route; None if the model cannot
             explain.
         imports: What has to be installed for it; its rows are skipped otherwise.
+        openai: What it answers over OpenAI's routes; None if it has none.
     """
 
     name: str
@@ -48,6 +72,7 @@ class Server:
     batches: bool = False
     v1_explanation: Json | None = None
     imports: tuple[str, ...] = ()
+    openai: OpenAI | None = None
 
     @property
     def v1(self) -> str:
@@ -196,6 +221,9 @@ _SHARES = [
     {"one": 0.5, "two": -1.0, "bias": 1.5},
 ]
 
+_WORDS = ["abba", "cab", "dad"]
+_COUNTS = [[2.0, 2.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 2.0]]
+
 SERVERS = (
     Server(
         name="echo",
@@ -224,6 +252,97 @@ SERVERS = (
             "inputs": [],
             "outputs": [],
         },
+    ),
+    Server(
+        name="letters",
+        start=_script(_HERE / "openai_server.py"),
+        model_name="letters",
+        v1_request={"instances": _WORDS},
+        v1_response={"predictions": _COUNTS},
+        v2_request={
+            "inputs": [{"name": "text", "shape": [3], "datatype": "BYTES", "data": _WORDS}]
+        },
+        v2_outputs=[
+            {
+                "name": "counts",
+                "shape": [3, 4],
+                "datatype": "FP32",
+                "parameters": None,
+                "data": [count for counts in _COUNTS for count in counts],
+            }
+        ],
+        metadata={
+            "name": "letters",
+            "versions": None,
+            "platform": "letters",
+            "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
+            "outputs": [{"name": "counts", "datatype": "FP32", "shape": [-1, 4]}],
+        },
+        openai=OpenAI(
+            requests={
+                "completions": {"prompt": ["abc", "d"]},
+                "chat/completions": {"messages": [{"role": "user", "content": "abc"}]},
+                "embeddings": {"input": ["abba", "cab"]},
+                "rerank": {"query": "a", "documents": ["b", "aa", "a"]},
+                "score": {"text_1": "ab", "text_2": ["ab", "c"]},
+                "classify": {"input": "abbb"},
+                "pooling": {"input": "abba"},
+                "tokenize": {"prompt": "ab"},
+                "detokenize": {"tokens": [97, 98]},
+            },
+            answers={
+                "completions": {
+                    "object": "text_completion",
+                    "choices": [
+                        {"index": 0, "text": "cba", "finish_reason": "stop", "logprobs": None},
+                        {"index": 1, "text": "d", "finish_reason": "stop", "logprobs": None},
+                    ],
+                    "usage": {"prompt_tokens": 4, "completion_tokens": 4, "total_tokens": 8},
+                },
+                "chat/completions": {
+                    "object": "chat.completion",
+                    "choices": [
+                        {
+                            "index": 0,
+                            "message": {"role": "assistant", "content": "cba"},
+                            "finish_reason": "stop",
+                        }
+                    ],
+                },
+                "embeddings": {
+                    "object": "list",
+                    "data": [
+                        {"object": "embedding", "index": 0, "embedding": [2, 2, 0, 0]},
+                        {"object": "embedding", "index": 1, "embedding": [1, 1, 1, 0]},
+                    ],
+                    "usage": {"prompt_tokens": 7, "total_tokens": 7},
+                },
+                "rerank": {
+                    "results": [
+                        {"index": 1, "relevance_score": 2, "document": {"text": "aa"}},
+                        {"index": 2, "relevance_score": 1, "document": {"text": "a"}},
+                        {"index": 0, "relevance_score": 0, "document": {"text": "b"}},
+                    ]
+                },
+                "score": {
+                    "data": [
+                        {"object": "score", "index": 0, "score": 2},
+                        {"object": "score", "index": 1, "score": 0},
+                    ]
+                },
+                "classify": {
+                    "data": [
+                        {"index": 0, "label": "b", "probs": [0.25, 0.75, 0, 0], "num_classes": 4}
+                    ]
+                },
+                "pooling": {"data": [{"object": "pooling", "index": 0, "data": [2, 2, 0, 0]}]},
+                "tokenize": {"tokens": [97, 98], "count": 2, "max_model_len": 100},
+                "detokenize": {"prompt": "ab"},
+            },
+            tokens=[97, 98, 98, 97],
+            n_dimensions=2,
+            texts={"completions": "cba", "chat/completions": "cba"},
+        ),
     ),
     Server(
         name="custom-model",

@@ -52,8 +52,14 @@ def test_answers_a_probe_byte_for_byte(server: "RunningServer", path: str, expec
 
     response = server.request("GET", path % {"model": name})
 
-    assert (response.status, response.body) == (200, expected % {b"model": name.encode()})
     assert response.headers["content-type"] == "application/json"
+    assert response.status == 200
+    expected = expected % {b"model": name.encode()}
+    if server.entry.openai is not None and path.startswith("/v1/"):
+        # OpenAI's clients read the rest.
+        assert response.body.startswith(expected[:-1] + b",")
+    else:
+        assert response.body == expected
 
 
 def test_server_metadata_has_the_three_fields_of_the_protocol(server: "RunningServer") -> None:
@@ -275,7 +281,12 @@ def test_an_unknown_model_is_named_by_the_routes_to_read(
 ) -> None:
     response = server.request("GET", path.format(model="InvalidModel"))
 
-    assert (response.status, response.json()) == (404, UNKNOWN_MODEL)
+    assert response.status == 404
+    if server.entry.openai is not None and path.startswith("/v1/"):
+        # It may be OpenAI's clients that ask.
+        assert response.json()["error"]["message"] == UNKNOWN_MODEL["error"]
+    else:
+        assert response.json() == UNKNOWN_MODEL
 
 
 @pytest.mark.parametrize("path", POST_ROUTES)

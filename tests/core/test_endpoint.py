@@ -447,3 +447,18 @@ async def test_two_names_of_a_model_share_its_queue() -> None:
     assert (
         REGISTRY.get_sample_value("kserve_queue_seconds_count", {"model_name": "shared-queue"}) == 2
     )
+
+
+class OpenAIAlone(BaseKServeModel):
+    """Answers nothing but OpenAI's routes."""
+
+    serves_openai = True
+
+
+async def test_a_model_of_openai_s_routes_alone_infers_nothing() -> None:
+    endpoint = bound(OpenAIAlone("m"))
+
+    assert (endpoint.takes_tensors, endpoint.handlers) == (False, {})
+    for verb in ("predict", "explain"):
+        with pytest.raises(NotImplementedError, match=f"model m does not implement {verb}"):
+            await endpoint.run({}, {}, verb)

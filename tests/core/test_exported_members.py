@@ -39,6 +39,17 @@ NAMES = {
         *("InferInput", "InferOutput", "InferRequest", "InferResponse", "RequestedOutput"),
         *("deserialize_bytes_tensor", "serialize_byte_tensor"),
     ],
+    "kserve.protocol.rest.openai": [
+        *("ChatCompletionMessageParam", "ChatCompletionRequest", "ChatPrompt"),
+        *("CompletionRequest", "OpenAIChatAdapterModel", "OpenAIEncoderModel"),
+        *("OpenAIGenerativeModel", "OpenAIModel"),
+    ],
+    "kserve.protocol.rest.openai.errors": ["OpenAIError", "create_error_response"],
+    "kserve.protocol.rest.openai.openai_chat_adapter_model": ["OpenAIChatAdapterModel"],
+    "kserve.protocol.rest.openai.openai_model": [
+        *("AsyncMappingIterator", "ChatPrompt", "OpenAIModel", "OpenAIGenerativeModel"),
+    ],
+    "kserve.protocol.rest.openai.types": ["ChatCompletion", "Completion", "Embedding", "Rerank"],
     "kserve.protocol.rest.server": ["RESTServer"],
     "kserve.testing": ["ServerProcess", "request", "serving"],
     "kserve.utils.numpy_codec": ["from_np_dtype", "to_np_dtype"],
@@ -62,7 +73,10 @@ for fd in sorted(set(os.listdir("/proc/self/fd")) - before):
 for thread in threading.enumerate():
     if thread is not threading.main_thread():
         print("thread", thread.name)
-for name in ("pandas", "sklearn", "pydantic", "kubernetes", "fastapi", "scipy", "yaml"):
+for name in (
+    *("pandas", "sklearn", "pydantic", "kubernetes", "fastapi", "scipy", "yaml"),
+    *("msgspec", "openai", "kserve.protocol.rest.openai.types"),
+):
     if name in sys.modules:
         print("module", name)
 print("app", "_app" in vars(kserve.model_server) and kserve.model_server._app)

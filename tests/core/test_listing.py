@@ -3,7 +3,7 @@
 import pytest
 
 from kserve.errors import ModelNotFound
-from kserve.listing import listing, quoted, shortened
+from kserve.listing import brief, listing, quoted, shortened
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,20 @@ def test_a_model_that_is_not_found_is_named_in_short() -> None:
         f"Model with name {'m' * 125}... does not exist.",
         "m" * 5000,
     )
+
+
+@pytest.mark.parametrize("value", [None, True, 1.5, "it's", [1, "a"], {"a": [{"b": None}]}])
+def test_writes_a_small_value_as_python_does(value: object) -> None:
+    assert brief(value) == repr(value)
+
+
+def test_writes_only_the_begin_of_a_large_value() -> None:
+    class Untouched(str):
+        def __repr__(self) -> str:
+            raise AssertionError("it was written out")
+
+    texts = ["a"] * 10 + [Untouched()] * 1000
+
+    assert brief(texts) == "[" + "'a', " * 10 + "...]"
+    for large in ("a" * 10_000, 2**63, {str(n): "a" * 100 for n in range(1000)}, [[[[[1]]]]]):
+        assert len(brief(large)) <= 128

@@ -1,8 +1,9 @@
 """Names in error texts, few and short enough for one readable line."""
 
+import reprlib
 from collections.abc import Collection
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 _MAX_NAMES: Final = 10
 
@@ -30,3 +31,22 @@ def shortened(name: str) -> str:
     if len(name) <= _MAX_CHARACTERS:
         return name
     return f"{name[: _MAX_CHARACTERS - 3]}..."
+
+
+def brief(value: Any) -> str:
+    """Give a value as Python writes it, in at most 128 characters; a large one is not written out.
+
+    A client may send megabytes where a number was expected.
+    """
+    return shortened(_writer.repr(value))
+
+
+def _make_writer() -> reprlib.Repr:
+    writer = reprlib.Repr()
+    writer.maxlevel = 4
+    writer.maxlist = writer.maxdict = writer.maxtuple = _MAX_NAMES
+    writer.maxstring = writer.maxlong = writer.maxother = _MAX_CHARACTERS
+    return writer
+
+
+_writer: Final = _make_writer()

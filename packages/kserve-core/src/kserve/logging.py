@@ -178,7 +178,7 @@ def log_request(
     Args:
         request_id: Its id.
         model_name: The model that it asked for.
-        protocol: `v1`, `v2` or `grpc`.
+        protocol: `v1`, `v2`, `openai` or `grpc`.
         status: The status code; over gRPC its name.
         seconds: From the request to the answer.
     """

@@ -142,7 +142,7 @@ class AnswerMetrics:
         """Count one answered request.
 
         Args:
-            protocol: `v1`, `v2`, `grpc`, or empty for other routes.
+            protocol: `v1`, `v2`, `openai`, `grpc`, or empty for other routes.
             status: The status code; over gRPC its name.
         """
         key = (protocol, status)

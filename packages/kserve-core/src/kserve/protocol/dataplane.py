@@ -70,9 +70,9 @@ class DataPlane:
 
     @property
     def serves_openai(self) -> bool:
-        """Whether OpenAI's routes are there: for a model, or for one that may still come."""
+        """Whether there is a model for OpenAI's routes."""
         models = self._model_registry.get_models().values()
-        return self.is_starting or any(model.serves_openai for model in models)
+        return any(model.serves_openai for model in models)
 
     async def infer(
         self, model_name: str, request: Any, headers: dict[str, str] | None = None

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from kserve.errors import InferenceError
 from kserve.protocol.rest.openai.event_stream import EventStream
 from kserve.protocol.rest.openai.types import Completion, UsageInfo
 
@@ -76,10 +77,16 @@ async def test_a_failure_is_the_last_event_but_one() -> None:
 
 
 async def test_a_chunk_that_cannot_be_written_is_a_failure() -> None:
-    (event,) = await events({"a": object()})
+    first, event = await events({"a": 1}, {"a": object()})
 
+    assert first == b'data: {"a":1}\n\n'
     assert event.startswith(b'data: {"error":"the model\'s answer cannot be written')
     assert event.endswith(DONE)
+
+
+async def test_a_failure_before_the_first_event_is_raised() -> None:
+    with pytest.raises(InferenceError, match="cannot be written"):
+        await events({"a": object()}, {"b": 1})
 
 
 async def test_closes_where_the_chunks_come_from() -> None:

@@ -86,6 +86,14 @@ class Generator(OpenAIGenerativeModel):
         yield "data: [DONE]\n\n"
 
 
+class Unwritable(OpenAIGenerativeModel):
+    """Its first chunk is nothing that JSON could carry."""
+
+    async def create_completion(self, request: CompletionRequest) -> AsyncIterator[Any]:  # type: ignore[override]
+        yield {"a": object()}
+        yield {"b": 1}
+
+
 class AsDict(OpenAIGenerativeModel):
     """Gives a dict."""
 
@@ -112,7 +120,17 @@ class Embeds(OpenAIEncoderModel):
     """No completions at all."""
 
 
-MODELS = [Alone, WithRawRequest, WithContext, WithAny, OnThread, Generator, AsDict, Wrapped]
+MODELS = [
+    Unwritable,
+    Alone,
+    WithRawRequest,
+    WithContext,
+    WithAny,
+    OnThread,
+    Generator,
+    AsDict,
+    Wrapped,
+]
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +178,13 @@ def test_passes_on_the_events_of_a_generator(port: int) -> None:
     assert body.count(b"data: [DONE]\n\n") == 1
     assert body.endswith(b"data: [DONE]\n\n")
     assert b'"text":"a"' in body and b'"text":"b"' in body
+
+
+def test_a_first_chunk_that_cannot_be_sent_is_an_error_with_a_status(port: int) -> None:
+    response = ask(port, "Unwritable", stream=True)
+
+    assert response.status == 500
+    assert response.json()["error"]["code"] == "internal_error"
 
 
 def test_says_which_api_a_model_does_not_have(port: int) -> None:

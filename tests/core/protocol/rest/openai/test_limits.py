@@ -71,6 +71,8 @@ class Waiting(OpenAIEncoderModel, OpenAIGenerativeModel):
                 await asyncio.Event().wait()
             choice = CompletionChunkChoice(index=0, text="first")
             yield CompletionChunk(model=request.model, choices=[choice])
+            if request.prompt == "once":
+                return
             self.entered.set()
             await asyncio.Event().wait()
         finally:
@@ -130,9 +132,12 @@ def test_refuses_more_requests_than_a_model_takes_at_once() -> None:
 
     with serving([model, Plain("plain")], max_inflight_requests=1) as port, held(port, model):
         refused = post(port, "/v1/embeddings", ASKED)
+        # It is refused before anything is made of it.
+        unread = post(port, "/v1/embeddings", {"model": "waiting", "input": 5})
         of_v1 = request(port, "POST", "/v1/models/plain:predict", b'{"instances":[1]}')
 
     assert (refused.status, refused.headers["retry-after"]) == (429, "1")
+    assert unread.status == 429
     assert error(refused) == {
         "message": "1 requests for this model are in flight, which is as many as it takes "
         "(--max_inflight_requests)",
@@ -352,28 +357,39 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Application]:
     yield model_server.app
 
 
-def test_passes_through_the_user_s_middleware(app: Application) -> None:
-    class Marking(BaseHTTPMiddleware):
-        async def dispatch(
-            self, request: Request, call_next: RequestResponseEndpoint
-        ) -> StarletteResponse:
-            response = await call_next(request)
-            response.headers["x-marked"] = "yes"
-            return response
+class Marking(BaseHTTPMiddleware):
+    """Marks every response."""
 
+    async def dispatch(
+        self, request: Request, call_next: RequestResponseEndpoint
+    ) -> StarletteResponse:
+        response = await call_next(request)
+        response.headers["x-marked"] = "yes"
+        return response
+
+
+def test_passes_through_the_user_s_middleware(app: Application) -> None:
     app.add_middleware(Marking)
     with serving(Waiting()) as port:
         whole = post(port, "/v1/embeddings", ASKED)
         refused = post(port, "/v1/embeddings", {**ASKED, "model": "nobody"})
+        streamed = post(port, "/v1/completions", {**STREAMED, "prompt": "once"})
 
     assert (whole.status, whole.headers["x-marked"]) == (200, "yes")
     assert (refused.status, refused.headers["x-marked"]) == (404, "yes")
+    assert (streamed.status, streamed.headers["x-marked"]) == (200, "yes")
+    assert streamed.body.endswith(b"data: [DONE]\n\n")
     assert error(refused)["code"] == "model_not_found"
 
 
-def test_a_stop_tells_who_waits_that_the_server_shuts_down() -> None:
+@pytest.mark.parametrize("has_middleware", [False, True])
+def test_a_stop_tells_who_waits_that_the_server_shuts_down(
+    app: Application, has_middleware: bool
+) -> None:
     model = Waiting()
     answers: list[Response] = []
+    if has_middleware:
+        app.add_middleware(Marking)
 
     def ask(port: int) -> None:
         answers.append(post(port, "/v1/embeddings", {"model": "waiting", "input": "wait"}))

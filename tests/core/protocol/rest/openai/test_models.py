@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kserve import Model
@@ -11,7 +12,8 @@ from kserve.config import ServerConfig
 from kserve.model import BaseKServeModel
 from kserve.model_repository import ModelRepository
 from kserve.model_server import ModelServer
-from kserve.protocol.rest.openai import OpenAIEncoderModel
+from kserve.protocol.rest.openai import OpenAIEncoderModel, OpenAIGenerativeModel
+from kserve.protocol.rest.openai.types import CompletionRequest, Embedding, EmbeddingRequest
 from kserve.testing import Response, request, serving
 
 NOT_FOUND = b'{"detail":"Not Found"}'
@@ -71,6 +73,15 @@ def test_leaves_a_model_of_v1_alone_to_v1(port: int) -> None:
     assert get(port, "/v1/models/plain").body == b'{"name":"plain","ready":true}'
 
 
+def test_leaves_the_versions_of_a_model_to_v1(port: int) -> None:
+    response = get(port, "/v1/models/org/encoder/versions/1")
+
+    assert response.status == 404
+    assert response.json() == {
+        "error": "Model with name org/encoder has no version 1: it has no versions."
+    }
+
+
 @pytest.mark.parametrize(
     ("path", "status", "code"),
     [
@@ -101,8 +112,20 @@ class Plain(Model):
     """No model of the routes."""
 
 
-class Encoder(OpenAIEncoderModel):
+class Encoder(OpenAIEncoderModel, OpenAIGenerativeModel):
     """A model of the routes."""
+
+    async def create_embedding(
+        self, request: EmbeddingRequest, raw_request: Any = None, context: Any = None
+    ) -> Any:
+        if request.input == "fail":
+            raise RuntimeError("failed")
+        return Embedding(data=np.ones((1, 2), np.float32))
+
+    def create_completion(self, request: CompletionRequest, raw_request: Any = None) -> Any:  # type: ignore[override]
+        yield {"choices": []}
+        if request.prompt == "fail":
+            raise RuntimeError("failed")
 
 
 class Shelf(ModelRepository):
@@ -142,8 +165,7 @@ def test_routes_come_and_go_with_a_model(shelf: int) -> None:
 
     assert request(shelf, "POST", "/v2/repository/models/late/load").status == 200
 
-    refused = request(shelf, "POST", "/v1/embeddings", asked)
-    assert refused.json()["error"]["code"] == "unsupported_api"
+    assert request(shelf, "POST", "/v1/embeddings", asked).status == 200
     assert [each["id"] for each in get(shelf, "/openai/v1/models").json()["data"]] == ["late"]
     assert "data" in get(shelf, "/v1/models").json()
 
@@ -151,6 +173,26 @@ def test_routes_come_and_go_with_a_model(shelf: int) -> None:
 
     assert request(shelf, "POST", "/v1/embeddings", asked).body == NOT_FOUND
     assert get(shelf, "/v1/models").body == b'{"models":["plain"]}'
+
+
+def test_nothing_keeps_a_model_that_has_answered(
+    shelf: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It is freed with its last request, and does not have to be looked for.
+    monkeypatch.setattr("kserve.endpoints._COLLECT_AFTER_S", 1000.0)
+    assert request(shelf, "POST", "/v2/repository/models/late/load").status == 200
+    for api, text in (("embeddings", "a"), ("completions", "a"), ("embeddings", "")):
+        body: dict[str, Any] = {
+            "model": "late",
+            "input": text or [],
+            "prompt": text,
+            "stream": True,
+        }
+        request(shelf, "POST", f"/v1/{api}", body)
+
+    unloaded = request(shelf, "POST", "/v2/repository/models/late/unload", timeout_s=10)
+
+    assert unloaded.status == 200
 
 
 @pytest.mark.parametrize(

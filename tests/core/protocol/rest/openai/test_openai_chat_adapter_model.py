@@ -77,9 +77,18 @@ async def chat(answer: Any, kind: type[Adapter] = Adapter, **more: Any) -> tuple
 async def test_gives_the_template_s_prompt_and_every_shared_field() -> None:
     _, request = await chat(
         completion("x"),
-        n=2, temperature=0.5, stop="s", seed=3, logit_bias={"1": 2.0},
-        max_completion_tokens=7, top_k=4, user="u", logprobs=True,
-        top_logprobs=2, response_format={"type": "text"}, request_id="r",
+        n=2,
+        temperature=0.5,
+        stop="s",
+        seed=3,
+        logit_bias={"1": 2.0},
+        max_completion_tokens=7,
+        top_k=4,
+        user="u",
+        logprobs=True,
+        top_logprobs=2,
+        response_format={"type": "text"},
+        request_id="r",
     )
 
     assert request.prompt == "ab"

@@ -160,7 +160,11 @@ class RestApp:
         api = self.openai_paths.by_path.get(path)
         name = self.openai_paths.model_of(path)
         is_shared = path == _V1_LIST or path.startswith(_V1_MODELS)
-        if (api is None and name is None and not is_shared) or not self._dataplane.serves_openai:
+        if api is None and name is None and not is_shared:
+            return False
+        # V1's probes come while the server starts, too, and are V1's until there is a model.
+        may_come = self._dataplane.is_starting and not is_shared
+        if not may_come and not self._dataplane.serves_openai:
             return False
         # Only now: a server without such a model loads nothing of it.
         from kserve.protocol.rest.openai import models, routes

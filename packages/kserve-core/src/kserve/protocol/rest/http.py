@@ -393,9 +393,8 @@ class HTTPProtocol(HttpToolsProtocol):
         if self._wire is not None:
             super().on_message_complete()
             self._read_on()
-        # So that what follows is not refused under the id of this one, nor in its form.
+        # So that what follows is not refused under the id of this one.
         self.headers = []
-        self.url = b""
 
     def pause_writing(self) -> None:
         """Let whoever writes wait until the client has read, which it may not take for ever."""

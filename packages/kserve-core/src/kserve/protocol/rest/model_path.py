@@ -4,7 +4,8 @@ from typing import Final
 
 from kserve.errors import ModelNotFound
 
-_VERSIONS: Final = "/versions/"
+# Between the name of a model and its version.
+VERSIONS: Final = "/versions/"
 
 
 def split_version(model: str) -> tuple[str, str | None]:
@@ -16,9 +17,9 @@ def split_version(model: str) -> tuple[str, str | None]:
     Raises:
         ModelNotFound: The version is empty.
     """
-    if _VERSIONS not in model:
+    if VERSIONS not in model:
         return model, None
-    name, _, version = model.rpartition(_VERSIONS)
+    name, _, version = model.rpartition(VERSIONS)
     if not version:
         raise ModelNotFound(model)
     return name, version

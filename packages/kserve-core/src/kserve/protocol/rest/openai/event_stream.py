@@ -11,14 +11,14 @@ class EventStream:
     """The events of one answer; for the event loop.
 
     A model that fails amid its answer ends it with an event that holds the error: the status has
-    been sent, and a connection that is cut says nothing.
+    been sent, and a connection that is cut says nothing. Before the first event it raises.
 
     Args:
         chunks: Objects, each of which becomes an event, or texts that are events already.
         on_failure: Takes note of an exception, and gives the JSON of the error for the client.
     """
 
-    __slots__ = ("_chunks", "_has_ended", "_is_done", "_on_failure")
+    __slots__ = ("_chunks", "_has_begun", "_has_ended", "_is_done", "_on_failure")
 
     def __init__(
         self, chunks: AsyncIterator[Any], on_failure: Callable[[Exception], bytes]
@@ -27,7 +27,7 @@ class EventStream:
         self._on_failure = on_failure
         # The model has sent the last event itself.
         self._is_done = False
-        self._has_ended = False
+        self._has_begun = self._has_ended = False
 
     def __aiter__(self) -> "EventStream":
         """Give itself."""
@@ -38,15 +38,19 @@ class EventStream:
         if self._has_ended:
             raise StopAsyncIteration
         try:
-            return self._encode(await anext(self._chunks))
+            event = self._encode(await anext(self._chunks))
         except StopAsyncIteration:
             self._has_ended = True
             if self._is_done:
                 raise
             return sse.DONE_EVENT
         except Exception as exc:
+            if not self._has_begun:
+                raise
             self._has_ended = True
             return sse.event(self._on_failure(exc)) + sse.DONE_EVENT
+        self._has_begun = True
+        return event
 
     async def aclose(self) -> None:
         """Close where the chunks come from."""

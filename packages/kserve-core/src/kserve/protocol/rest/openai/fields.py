@@ -8,7 +8,7 @@ thing for another. This is data: the documentation and the tests are made from i
 from collections.abc import Collection, Mapping
 from typing import Any, Final, NamedTuple
 
-from kserve.listing import shortened
+from kserve.listing import brief
 from kserve.protocol.rest.openai.errors import invalid_request
 
 
@@ -130,7 +130,7 @@ def check(api: str, document: Mapping[str, Any]) -> None:
         # 1 is True, and no flag.
         if not any(value == each and type(value) is type(each) for each in harmless):
             raise invalid_request(
-                f"'{name}' cannot be {shortened(repr(value))}: {reason}",
+                f"'{name}' cannot be {brief(value)}: {reason}",
                 name,
                 "unsupported_parameter",
             )

@@ -8,6 +8,7 @@ from kserve.errors import ModelNotFound
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.rest import v1
 from kserve.protocol.rest.exchange import JSON_HEADERS, Exchange
+from kserve.protocol.rest.model_path import VERSIONS
 from kserve.protocol.rest.openai.encoding import encode_chunk
 from kserve.protocol.rest.openai.failures import error_response
 from kserve.protocol.rest.openai.types import Model, ModelList
@@ -60,9 +61,13 @@ def _names(dataplane: DataPlane) -> list[str]:
 
 
 def _is_ours(dataplane: DataPlane, name: str) -> bool:
-    """Say whether a shared path is for these routes: not for a model of the other protocols."""
-    names = _names(dataplane)
-    return bool(names) and (name in names or name not in dataplane.model_registry.names())
+    """Say whether a shared path is for these routes: not for a model of the other protocols.
+
+    Nor for one of the versions of a model, which only V1 has.
+    """
+    if VERSIONS in name:
+        return False
+    return name in _names(dataplane) or name not in dataplane.model_registry.names()
 
 
 def _card(dataplane: DataPlane, name: str, created: int) -> Model:

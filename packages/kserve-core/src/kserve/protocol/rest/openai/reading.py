@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from kserve.errors import InvalidInput
-from kserve.listing import listing, shortened
+from kserve.listing import brief, listing
 from kserve.protocol.codec.json_body import parse
 from kserve.protocol.rest.openai import fields
 from kserve.protocol.rest.openai.errors import OpenAIError, invalid_request
@@ -141,10 +141,7 @@ def _at(document: Any, path: str) -> Any:
     """Give the value at a path such as `messages[0].role`; of a key of any name its object."""
     value = document
     for step in _STEP.finditer(path):
-        try:
-            value = value[int(step["index"]) if step["index"] else step["key"]]
-        except (KeyError, IndexError, TypeError):
-            break
+        value = value[int(step["index"]) if step["index"] else step["key"]]
     return value
 
 
@@ -158,9 +155,7 @@ def _missing(param: str) -> OpenAIError:
 
 
 def _wrong(param: str, expected: str, value: Any, code: str = _INVALID_TYPE) -> OpenAIError:
-    return invalid_request(
-        f"'{param}': expected {expected}, got {shortened(repr(value))}", param, code
-    )
+    return invalid_request(f"'{param}': expected {expected}, got {brief(value)}", param, code)
 
 
 _TEXTS: Final = "a text, a list of texts, a list of token ids, or a list of such lists"

@@ -244,44 +244,46 @@ class _InputRequest(EncoderRequest, kw_only=True):
         return texts_or_tokens(self.input)
 
 
-class EmbeddingRequest(_InputRequest, kw_only=True):
+class _VectorRequest(_InputRequest, kw_only=True):
+    """A request for numbers."""
+
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: AtLeastOne | None = None
+    normalize: bool | None = None
+
+
+class EmbeddingRequest(_VectorRequest, kw_only=True):
     """A request for the vectors of texts.
 
     Attributes:
         input: A text, token ids, or several of either.
         encoding_format: Numbers, or base64 of their bytes as little-endian float32.
         dimensions: The length of the vectors; None is all that the model has.
+        normalize: Whether vectors get the length 1; None is the model's own default.
         prompt_name: The prompt of the model's to put before each text.
         prompt: A text to put before each text.
-        normalize: Whether vectors get the length 1; None is the model's own default.
     """
 
-    encoding_format: Literal["float", "base64"] = "float"
-    dimensions: AtLeastOne | None = None
     prompt_name: str | None = None
     prompt: str | None = None
-    normalize: bool | None = None
 
 
 EmbeddingCompletionRequest = EmbeddingRequest
 
 
-class PoolingRequest(_InputRequest, kw_only=True):
+class PoolingRequest(_VectorRequest, kw_only=True):
     """A request for what the model makes of texts, before any head of a task.
 
     Attributes:
         input: A text, token ids, or several of either.
         encoding_format: Numbers, or base64 of their bytes as little-endian float32.
         dimensions: The length of the vectors; None is all that the model has.
+        normalize: Whether vectors get the length 1; None is the model's own default.
         task: `embed`, `classify`, `token_embed`, `token_classify` or `score`, as vLLM names them;
             None is the model's own.
-        normalize: Whether vectors get the length 1; None is the model's own default.
     """
 
-    encoding_format: Literal["float", "base64"] = "float"
-    dimensions: AtLeastOne | None = None
     task: str | None = None
-    normalize: bool | None = None
 
 
 class ClassificationRequest(_InputRequest, kw_only=True):

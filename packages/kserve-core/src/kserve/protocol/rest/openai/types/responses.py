@@ -175,16 +175,8 @@ class Completion(OpenAIStruct, kw_only=True):
     system_fingerprint: str | None = None
 
 
-class CompletionChunkChoice(OpenAIStruct, kw_only=True):
+class CompletionChunkChoice(CompletionChoice, kw_only=True):
     """The next piece of one continuation; the last one has the reason of its end."""
-
-    index: int
-    text: str
-    logprobs: CompletionLogProbs | None = constant(None)
-    finish_reason: FinishReason | None = constant(None)
-    stop_reason: int | str | None = None
-    token_ids: list[int] | None = None
-    prompt_token_ids: list[int] | None = None
 
 
 class CompletionChunk(OpenAIStruct, kw_only=True):
