@@ -27,7 +27,7 @@ class Framework:
 
     Attributes:
         package: The server's package.
-        module: The framework's module.
+        module: The framework's module, or several as `import` takes them.
     """
 
     package: str
@@ -41,6 +41,7 @@ SERVERS: Final[Mapping[str, Framework]] = {
         Framework("xgbserver", "xgboost"),
         Framework("lgbserver", "lightgbm"),
         Framework("onnxserver", "onnxruntime"),
+        Framework("hfserver", "torch, transformers"),
     )
 }
 

@@ -75,3 +75,32 @@ make_env() {
     UV_PROJECT_ENVIRONMENT=$env "$uv" sync --quiet --no-config --frozen "$@" </dev/null
     echo "$stamp" >"$env/stamp"
 }
+
+# Gives `--no-install-package NAME`, or what stands in the place of it, for torch and what its build
+# for GPUs needs: 4.8 GB. Uses: without_torch [FLAG]
+without_torch() {
+    sed -n "s/^name = \"\(torch\|triton\|nvidia-.*\|cuda-.*\)\"\$/${1:---no-install-package} \1/p" uv.lock
+}
+
+# Sets `torch_wheel` to torch for CPUs, of the lock's version, in a folder that PIP_FIND_LINKS names; to
+# nothing where there is none.
+find_torch_wheel() {
+    version=$(sed -n '/^name = "torch"$/{n;s/^version = "\(.*\)"$/\1/p;}' uv.lock)
+    tag=$("$python" -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
+    torch_wheel=$(find ${PIP_FIND_LINKS:-.uv} -maxdepth 1 -name "torch-$version+cpu-$tag-*_$(uname -m).whl" 2>/dev/null | head -1)
+}
+
+# As make_env, for what needs torch. The index has torch for GPUs; where there is one for CPUs, that is
+# installed.
+make_torch_env() {
+    find_torch_wheel
+    if [ -z "$torch_wheel" ]; then
+        make_env "$@"
+        return
+    fi
+    make_env "$@" $(without_torch)
+    if [ ! -e "$env/torch" ]; then
+        "$uv" pip install --quiet --no-config --no-deps --python "$env" "$torch_wheel" </dev/null
+        touch "$env/torch"
+    fi
+}

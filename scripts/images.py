@@ -50,6 +50,20 @@ def predict(factor, instances):
     return [row[0] * factor for row in instances]
 """
 
+_CLASSIFIER = """from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+words = {"[PAD]": 0, "[UNK]": 1, "good": 2, "bad": 3}
+tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+PreTrainedTokenizerFast(
+    tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
+).save_pretrained(".")
+BertForSequenceClassification(
+    BertConfig(4, 8, 1, 2, 8, max_position_embeddings=16)
+).save_pretrained(".")
+"""
+
 
 @dataclass(frozen=True)
 class Smoke:
@@ -59,10 +73,12 @@ class Smoke:
         make_model: Python that writes a model of one feature into the current directory; it runs in
             the image.
         datatype: Of the model's input.
+        values: The rows that it is asked for.
     """
 
     make_model: str
     datatype: str = "FP64"
+    values: Sequence[Any] = (1, 30)
 
 
 _TABLE = "x = numpy.arange(40.0).reshape(40, 1); y = (x[:, 0] > 20).astype(int)"
@@ -82,6 +98,7 @@ SMOKE: Mapping[str, Smoke] = {
     ),
     "onnxserver": Smoke(f"open('model.onnx', 'wb').write({_IDENTITY_ONNX!r})", "FP32"),
     "pythonserver": Smoke(f"open('model.py', 'w').write({_DOUBLING!r})"),
+    "hfserver": Smoke(_CLASSIFIER, "BYTES", ("good", "bad")),
 }
 
 # What the images of KServe's own servers install beside its SDK, and of Debian.
@@ -260,7 +277,10 @@ def build(row: Row) -> str:
     """
     args = [f"--build-arg={key}={value}" for key, value in row.args.items()]
     tags = [f"--tag=localhost/{tag}" for tag in row.tags]
-    _build_file("docker/Dockerfile", [f"--target={row.target}", *args, *tags])
+    wheels = row.args.get("TORCH_WHEELS", "")
+    # A folder of this machine is none of the build's.
+    volumes = [f"--volume={wheels}:{wheels}:ro"] if wheels.startswith("/") else []
+    _build_file("docker/Dockerfile", [f"--target={row.target}", *args, *tags, *volumes])
     return f"localhost/{row.tags[-1]}"
 
 
@@ -389,7 +409,7 @@ def make_model(image: str, server: str, folder: Path) -> None:
     )
 
 
-def ask(served: Container, name: str, datatype: str) -> tuple[Any, Any, int]:
+def ask(served: Container, name: str, smoke: Smoke) -> tuple[Any, Any, int]:
     """Ask a model of one feature for two rows.
 
     Returns:
@@ -398,14 +418,17 @@ def ask(served: Container, name: str, datatype: str) -> tuple[Any, Any, int]:
     Raises:
         ImageError: An answer is not 200.
     """
-    v1 = request(served.http_port, "POST", f"/v1/models/{name}:predict", {"instances": [[1], [30]]})
-    tensor = {"name": "x", "shape": [2, 1], "datatype": datatype, "data": [1, 30]}
+    values, datatype = list(smoke.values), smoke.datatype
+    instances = {"instances": [[value] for value in values]}
+    v1 = request(served.http_port, "POST", f"/v1/models/{name}:predict", instances)
+    tensor = {"name": "x", "shape": [2, 1], "datatype": datatype, "data": values}
     v2 = request(served.http_port, "POST", f"/v2/models/{name}/infer", {"inputs": [tensor]})
     for answer in (v1, v2):
         if answer.status != 200:
             raise ImageError(f"status {answer.status}: {answer.body.decode()}")
     message = pb.ModelInferRequest(model_name=name)
-    contents: dict[str, Any] = {f"{datatype.lower()}_contents": [1, 30]}
+    raw = [value.encode() if isinstance(value, str) else value for value in values]
+    contents: dict[str, Any] = {f"{datatype.lower()}_contents": raw}
     message.inputs.add(
         name="x",
         shape=[2, 1],
@@ -431,7 +454,7 @@ def smoke_test(image: str, server: str) -> float:
         with container(image, options, "--model_name=smoke", "--drain_delay_s=0") as served:
             served.wait_until_ready()
             ready_s = time.monotonic() - started
-            predictions, data, rows = ask(served, "smoke", SMOKE[server].datatype)
+            predictions, data, rows = ask(served, "smoke", SMOKE[server])
             if (len(predictions), rows) != (2, 2):
                 raise ImageError(f"two rows are answered with {predictions}, {data}, {rows}")
             if code := served.stop():

@@ -199,6 +199,70 @@ def _lgb_sums(folder: Path, *flags: str) -> ServerProcess:
     return ServerProcess("lgbserver", *arguments)
 
 
+def _hf_words(name: str, *, classifies: bool) -> Callable[..., ServerProcess]:
+    """Serve a BERT of no layers and two words, whose embeddings are exact.
+
+    Each has four numbers of 1 and -1: their mean is 0 and their variance 1, so a normalization
+    leaves them as they are.
+    """
+
+    def start(folder: Path, *flags: str) -> ServerProcess:
+        import numpy as np
+        import orjson
+        from safetensors.numpy import save_file
+        from tokenizers import Tokenizer, models, pre_tokenizers
+
+        ids = {"[PAD]": 0, "[UNK]": 1, "good": 2, "bad": 3}
+        words = np.array([[0] * 4, [1, -1, -1, 1], [1, 1, -1, -1], [1, -1, 1, -1]], np.float32)
+        one, zero, unit = np.ones(4, np.float32), np.zeros(4, np.float32), np.eye(4)
+        weights = {
+            "embeddings.word_embeddings.weight": words,
+            "embeddings.position_embeddings.weight": np.zeros((16, 4), np.float32),
+            "embeddings.token_type_embeddings.weight": np.zeros((2, 4), np.float32),
+            "embeddings.LayerNorm.weight": one,
+            "embeddings.LayerNorm.bias": zero,
+        }
+        config = {
+            "model_type": "bert",
+            "architectures": ["BertForSequenceClassification" if classifies else "BertModel"],
+            **dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size"), 4),
+            "num_hidden_layers": 0,
+            "num_attention_heads": 1,
+            "max_position_embeddings": 16,
+            "layer_norm_eps": 0.0,
+            "pad_token_id": 0,
+            "dtype": "float32",
+            "id2label": {"0": "negative", "1": "positive"},
+        }
+        if classifies:
+            weights = {f"bert.{key}": value for key, value in weights.items()}
+            weights |= {
+                "bert.pooler.dense.weight": unit.astype(np.float32),
+                "bert.pooler.dense.bias": zero,
+                "classifier.weight": np.array([[0, -1, 1, 0], [0, 1, -1, 0]], np.float32),
+                "classifier.bias": np.zeros(2, np.float32),
+            }
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        (folder / "config.json").write_bytes(orjson.dumps(config))
+        tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer.save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer_config.json").write_bytes(
+            orjson.dumps(
+                {
+                    "tokenizer_class": "PreTrainedTokenizerFast",
+                    "pad_token": "[PAD]",
+                    "unk_token": "[UNK]",
+                    "model_max_length": 16,
+                }
+            )
+        )
+        arguments = ("--model_dir", str(folder), "--model_name", name, *flags)
+        return ServerProcess("hfserver", *arguments)
+
+    return start
+
+
 # Rows 0, 50 and 100 of the data that scikit-learn carries: one of each class.
 _IRIS_ROWS = [[5.1, 3.5, 1.4, 0.2], [7.0, 3.2, 4.7, 1.4], [6.3, 3.3, 6.0, 2.5]]
 _IRIS_FEATURES = (
@@ -221,6 +285,10 @@ _SHARES = [
     {"one": 0.5, "two": -1.0, "bias": 1.5},
 ]
 
+_REVIEWS = ["good", "bad", "good"]
+_VECTORS = [[0.5, 0.5, -0.5, -0.5], [0.5, -0.5, 0.5, -0.5], [0.5, 0.5, -0.5, -0.5]]
+# Of twice the tangent of 1 against its opposite.
+_SURE = 0.954626
 _WORDS = ["abba", "cab", "dad"]
 _COUNTS = [[2.0, 2.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 2.0]]
 
@@ -342,6 +410,126 @@ SERVERS = (
             tokens=[97, 98, 98, 97],
             n_dimensions=2,
             texts={"completions": "cba", "chat/completions": "cba"},
+        ),
+    ),
+    Server(
+        name="hfserver",
+        start=_hf_words("reviews", classifies=True),
+        imports=("hfserver",),
+        model_name="reviews",
+        v1_request={"instances": _REVIEWS},
+        v1_response={"predictions": [1, 0, 1]},
+        v2_request={
+            "inputs": [{"name": "text", "shape": [3], "datatype": "BYTES", "data": _REVIEWS}]
+        },
+        v2_outputs=[
+            {
+                "name": "output-0",
+                "shape": [3],
+                "datatype": "INT64",
+                "parameters": None,
+                "data": [1, 0, 1],
+            }
+        ],
+        metadata={
+            "name": "reviews",
+            "versions": None,
+            "platform": "huggingface",
+            "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
+            "outputs": [{"name": "output-0", "datatype": "INT64", "shape": [-1]}],
+        },
+        openai=OpenAI(
+            requests={
+                "classify": {"input": ["good", "bad"]},
+                "pooling": {"input": "bad"},
+                "tokenize": {"prompt": "good bad"},
+                "detokenize": {"tokens": [2, 3]},
+            },
+            answers={
+                "classify": {
+                    "data": [
+                        {
+                            "index": 0,
+                            "label": "positive",
+                            "probs": [1 - _SURE, _SURE],
+                            "labels": ["negative", "positive"],
+                            "num_classes": 2,
+                        },
+                        {"index": 1, "label": "negative", "probs": [_SURE, 1 - _SURE]},
+                    ],
+                    "usage": {"prompt_tokens": 2, "total_tokens": 2},
+                },
+                "pooling": {
+                    "data": [{"object": "pooling", "index": 0, "data": [_SURE, 1 - _SURE]}]
+                },
+                "tokenize": {"tokens": [2, 3], "count": 2, "max_model_len": 16},
+                "detokenize": {"prompt": "good bad"},
+            },
+            tolerance=1e-5,
+        ),
+    ),
+    Server(
+        name="hfserver-embeddings",
+        start=_hf_words("embeddings", classifies=False),
+        imports=("hfserver",),
+        model_name="embeddings",
+        v1_request={"instances": _REVIEWS},
+        v1_response={"predictions": _VECTORS},
+        v2_request={
+            "inputs": [{"name": "text", "shape": [3], "datatype": "BYTES", "data": _REVIEWS}]
+        },
+        v2_outputs=[
+            {
+                "name": "output-0",
+                "shape": [3, 4],
+                "datatype": "FP64",
+                "parameters": None,
+                "data": [number for vector in _VECTORS for number in vector],
+            }
+        ],
+        metadata={
+            "name": "embeddings",
+            "versions": None,
+            "platform": "huggingface",
+            "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
+            "outputs": [{"name": "output-0", "datatype": "FP64", "shape": [-1, 4]}],
+        },
+        openai=OpenAI(
+            requests={
+                "embeddings": {"input": ["good", "bad"]},
+                "rerank": {"query": "good", "documents": ["bad", "good"]},
+                "score": {"text_1": "good", "text_2": ["bad", "good"]},
+                "pooling": {"input": "bad"},
+                "tokenize": {"prompt": "good bad"},
+                "detokenize": {"tokens": [2, 3]},
+            },
+            answers={
+                "embeddings": {
+                    "object": "list",
+                    "data": [
+                        {"object": "embedding", "index": 0, "embedding": _VECTORS[0]},
+                        {"object": "embedding", "index": 1, "embedding": _VECTORS[1]},
+                    ],
+                    "usage": {"prompt_tokens": 2, "total_tokens": 2},
+                },
+                "rerank": {
+                    "results": [
+                        {"index": 1, "relevance_score": 1, "document": {"text": "good"}},
+                        {"index": 0, "relevance_score": 0, "document": {"text": "bad"}},
+                    ]
+                },
+                "score": {
+                    "data": [
+                        {"object": "score", "index": 0, "score": 0},
+                        {"object": "score", "index": 1, "score": 1},
+                    ]
+                },
+                "pooling": {"data": [{"object": "pooling", "index": 0, "data": _VECTORS[1]}]},
+                "tokenize": {"tokens": [2, 3], "count": 2, "max_model_len": 16},
+                "detokenize": {"prompt": "good bad"},
+            },
+            tokens=[2],
+            n_dimensions=2,
         ),
     ),
     Server(

@@ -100,7 +100,7 @@ def test_the_package_of_the_page_shows_its_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["linserver", "lgbserver", "onnxserver", "sklearnserver", "xgbserver"]
+    "package", ["hfserver", "linserver", "lgbserver", "onnxserver", "sklearnserver", "xgbserver"]
 )
 def test_a_server_loads_no_library_before_its_threads_are_limited(
     tmp_path: Path, package: str
@@ -108,7 +108,7 @@ def test_a_server_loads_no_library_before_its_threads_are_limited(
     if package != "linserver":
         pytest.importorskip(package, reason=f"{package} is not installed")
     # What `python -m` imports before it runs anything.
-    libraries = {"numpy", "joblib", "onnxruntime"}
+    libraries = {"numpy", "joblib", "onnxruntime", "torch", "transformers"}
     code = f"import sys, {package}.__main__; print({libraries} & set(sys.modules))"
 
     completed = subprocess.run(

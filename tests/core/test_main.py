@@ -187,6 +187,48 @@ def test_the_directory_has_to_be_given(env: dict[str, str]) -> None:
     )
 
 
+FETCHING = """\
+from pathlib import Path
+from kserve.main import run
+from tinyserver.model import TinyModel
+
+class FetchingModel(TinyModel):
+    default_model_dir = {default!r}
+
+    @classmethod
+    def add_arguments(cls, parser):
+        super().add_arguments(parser)
+        parser.add_argument("--fetched")
+
+    @classmethod
+    def fetch(cls, args):
+        if args.fetched is None:
+            return None
+        directory = Path(args.fetched)
+        directory.mkdir()
+        (directory / "model.tiny").write_text("good")
+        return str(directory)
+
+run(FetchingModel)
+"""
+
+
+@pytest.mark.parametrize("is_fetched", [True, False])
+def test_a_server_may_fetch_its_directory_or_know_one(
+    is_fetched: bool, env: dict[str, str], model_dir: str, tmp_path: Path
+) -> None:
+    script = tmp_path / "fetching.py"
+    fetched = tmp_path / "fetched"
+    script.write_text(FETCHING.format(default="/nowhere" if is_fetched else model_dir))
+    flags = ("--fetched", str(fetched)) if is_fetched else ()
+
+    with ServerProcess(str(script), *flags, env=env) as server:
+        models = server.request("GET", "/v1/models").json()
+
+    assert models == {"models": ["model"]}
+    assert fetched.exists() is is_fetched
+
+
 def test_the_flags_of_manifests_of_the_original_are_accepted(
     env: dict[str, str], model_dir: str
 ) -> None:

@@ -3,7 +3,13 @@
 import pytest
 from prometheus_client import REGISTRY
 
-from kserve.metrics import AnswerMetrics, BatchMetrics, ModelMetrics, forget_model
+from kserve.metrics import (
+    AnswerMetrics,
+    BatchMetrics,
+    ModelMetrics,
+    TokenBatchMetrics,
+    forget_model,
+)
 
 
 def _samples(model_name: str) -> dict[tuple[str, ...], float]:
@@ -129,3 +135,22 @@ def test_a_model_that_was_unloaded_leaves_nothing() -> None:
     forget_model("metrics-gone")
 
     assert _samples("metrics-gone") == {}
+
+
+def test_a_model_of_tokens_shows_how_many_wait_and_how_many_ran() -> None:
+    metrics = TokenBatchMetrics("metrics-tokens")
+
+    metrics.waiting(2, 5, 700)
+    metrics.batch_tokens(300)
+    metrics.batch_tokens(20)
+    metrics.gone()
+
+    samples = _samples("metrics-tokens")
+    assert samples[("kserve_queue_requests",)] == 2
+    assert samples[("kserve_queue_rows",)] == 5
+    assert samples[("kserve_queue_tokens",)] == 700
+    assert samples[("kserve_batch_tokens_count",)] == 2
+    assert samples[("kserve_batch_tokens_sum",)] == 320
+    assert samples[("kserve_queue_left_total",)] == 1
+    forget_model("metrics-tokens")
+    assert _samples("metrics-tokens") == {}

@@ -35,7 +35,7 @@ def test_it_answers_v1_v2_and_grpc_with_hardly_any_rights(
     sklearn_image: str, model_dir: Path
 ) -> None:
     with _served(sklearn_image, model_dir) as served:
-        answers = images.ask(served, "m", "FP64")
+        answers = images.ask(served, "m", images.SMOKE["sklearnserver"])
         user = served.execute("id", "-u"), served.execute("id", "-g")
         status = served.execute("cat", "/proc/1/status")
         limit = served.execute("sh", "-c", "cat /sys/fs/cgroup/memory*/memory.limit_in_bytes "

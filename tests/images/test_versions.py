@@ -17,7 +17,7 @@ def test_an_image_of_another_scikit_learn_serves_what_that_has_made(
     options = [f"--volume={tmp_path}:/mnt/models:ro"]
     with images.container(image, options, "--model_name=m", "--drain_delay_s=0") as served:
         served.wait_until_ready()
-        answers = images.ask(served, "m", "FP64")
+        answers = images.ask(served, "m", images.SMOKE["sklearnserver"])
         code = "import json, sklearn, kserve; print(json.dumps(sklearn.__version__))"
         version = json.loads(served.execute("python", "-c", code))
         log = served.logs()

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from kserve.config import ServerConfig
-from kserve.errors import ModelNotFound, ModelNotReady, TooManyRequests
+from kserve.errors import ModelNotFound, ModelNotReady, ServerNotLive, TooManyRequests
 from kserve.executor import run_in_new_thread
 from kserve.model import BaseKServeModel, Model, TensorModel
 from kserve.model_repository import ModelRepository, ModelState
@@ -414,3 +414,19 @@ def test_a_model_whose_hung_call_returns_is_put_back_where_the_server_took_it_ou
     dataplane._note_hang(model, False)
 
     assert (while_hung, model.ready) == (False, is_ready)
+
+
+async def test_a_model_that_can_never_answer_again_says_why_and_ends_liveness() -> None:
+    broken, other = Echo("broken"), Echo("other")
+    dataplane = serving(broken, other)
+    before = await dataplane.live()
+    broken.ready, broken.fatal_error = False, "The engine has died: out of memory."
+
+    with pytest.raises(ModelNotReady, match=r"not ready\. The engine has died: out of memory\."):
+        await dataplane.find("broken")
+    with pytest.raises(ServerNotLive, match=r"Model broken: The engine has died"):
+        await dataplane.live()
+    answer, _ = await dataplane.infer("other", "p")
+
+    assert before == {"status": "alive"}
+    assert answer[0] == "other"

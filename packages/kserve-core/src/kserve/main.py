@@ -5,7 +5,6 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
@@ -30,7 +29,12 @@ _PREDICTOR_FLAGS: Final = ("--predictor_", "--enable_predictor_health_check")
 
 
 class ServedModel(Protocol):
-    """What a server makes its models with; a class of `TensorModel` is one."""
+    """What a server makes its models with; a class of `TensorModel` is one.
+
+    It may have `default_model_dir`, the directory where the command line names none, and `fetch`,
+    a function of the parsed command line: it is called on a thread before anything is loaded, and
+    gives the directory to serve in the place of `--model_dir`, or None to keep that.
+    """
 
     @property
     def artifact_suffixes(self) -> tuple[str, ...]:
@@ -90,6 +94,7 @@ def run(
 
 def _serve(model_class: ServedModel, args: argparse.Namespace, config: ServerConfig) -> None:
     from kserve.directory_repository import DirectoryRepository
+    from kserve.executor import run_in_new_thread
     from kserve.model_server import ModelServer
 
     repository = DirectoryRepository(
@@ -100,8 +105,15 @@ def _serve(model_class: ServedModel, args: argparse.Namespace, config: ServerCon
         model_name=config.model_name,
         max_versions=args.max_versions,
     )
-    server = ModelServer(registered_models=repository, config=config)
-    server.start([], load=partial(repository.load_at_start, args.model_dir_wait_s))
+    fetch = getattr(model_class, "fetch", None)
+
+    async def load() -> list[str]:
+        directory = None if fetch is None else await run_in_new_thread(fetch, args)
+        if directory is not None:
+            repository.set_models_dir(_absolute(directory))
+        return await repository.load_at_start(args.model_dir_wait_s)
+
+    ModelServer(registered_models=repository, config=config).start([], load=load)
 
 
 def _absolute(model_dir: str) -> str:
@@ -113,7 +125,7 @@ def _parse(model_class: ServedModel, server: str, argv: Sequence[str]) -> argpar
     parser = argparse.ArgumentParser(
         prog=f"python -m {server}", parents=[make_parser()], allow_abbrev=False
     )
-    _add_model_dir(parser)
+    _add_model_dir(parser, getattr(model_class, "default_model_dir", None))
     model_class.add_arguments(parser)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -127,9 +139,13 @@ def _parse(model_class: ServedModel, server: str, argv: Sequence[str]) -> argpar
     return args
 
 
-def _add_model_dir(parser: argparse.ArgumentParser) -> None:
+def _add_model_dir(parser: argparse.ArgumentParser, default: str | None) -> None:
     add = parser.add_argument
-    add("--model_dir", required=True, help="directory of the model, its versions, or of models")
+    help_text = "directory of the model, its versions, or of models"
+    if default is None:
+        add("--model_dir", required=True, help=help_text)
+    else:
+        add("--model_dir", default=default, help=f"{help_text} (%(default)s)")
     add(
         "--model_dir_wait_s",
         type=timeout,

@@ -79,10 +79,22 @@ UNBATCHED_SPELLS: Final = Counter(
     ["model_name"],
 )
 
+# From a short text to the longest that a batch of a large GPU holds.
+_TOKENS_BUCKETS: Final = tuple(float(1 << power) for power in range(3, 18))
+
+BATCH_TOKENS: Final = Histogram(
+    "kserve_batch_tokens",
+    "Tokens of the batches that ran, padding not counted",
+    ["model_name"],
+    buckets=_TOKENS_BUCKETS,
+)
+QUEUE_TOKENS: Final = Gauge("kserve_queue_tokens", "Tokens that wait for the model", ["model_name"])
+
 _PER_MODEL: Final = (
     *(BATCH_ROWS, QUEUE_SECONDS, QUEUE_ROWS, QUEUE_REQUESTS, QUEUE_LEFT, UNBATCHED_SPELLS),
     *(PREPROCESS_SECONDS, PREDICT_SECONDS, POSTPROCESS_SECONDS, EXPLAIN_SECONDS),
     *(REQUESTS_IN_FLIGHT, NONFINITE_VALUES, MODEL_LOAD_SECONDS),
+    *(BATCH_TOKENS, QUEUE_TOKENS),
 )
 
 Observe = Callable[[float], None]
@@ -232,12 +244,38 @@ class BatchMetrics:
         self.took(1, n_rows)
 
 
+class TokenBatchMetrics(BatchMetrics):
+    """What is counted of a model whose batches are bounded by tokens; its rows are texts.
+
+    Attributes:
+        queue_tokens: The number of tokens that wait.
+        batch_tokens: Records the tokens of a batch.
+    """
+
+    __slots__ = ("batch_tokens", "queue_tokens")
+
+    def __init__(self, model_name: str) -> None:
+        super().__init__(model_name)
+        self.queue_tokens = _level(QUEUE_TOKENS, model_name)
+        self.batch_tokens: Observe = BATCH_TOKENS.labels(model_name).observe
+
+    def waiting(self, n_requests: int, n_rows: int, n_tokens: int) -> None:
+        """Say how much waits now."""
+        self.queue_requests.value = n_requests
+        self.queue_rows.value = n_rows
+        self.queue_tokens.value = n_tokens
+
+    def gone(self) -> None:
+        """Count a request that nobody waits for any more, and of which something still waited."""
+        self._left.inc()
+
+
 def forget_model(model_name: str) -> None:
     """Drop what was counted of a model that was unloaded, its states excepted."""
     for metric in _PER_MODEL:
         with suppress(KeyError):
             metric.remove(model_name)
-    for gauge in (REQUESTS_IN_FLIGHT, QUEUE_ROWS, QUEUE_REQUESTS):
+    for gauge in (REQUESTS_IN_FLIGHT, QUEUE_ROWS, QUEUE_REQUESTS, QUEUE_TOKENS):
         _levels.pop((gauge, model_name), None)
     for counter in (REQUESTS, BATCHES):
         _forget_labels(counter, model_name)

@@ -51,6 +51,8 @@ class BaseKServeModel:
         name: The name under which it is served.
         version: The version that it is; None where the model has none.
         ready: Whether it can answer; `load()` sets it.
+        fatal_error: Why it can never answer again, such as an engine that has died; liveness fails
+            then, so that the pod is replaced. The model itself sets it, and `ready` to False.
         engine: True where `start_engine()` has to run beside the server.
         batching: Requests that wait together run together, in one call of `predict`.
         max_batch_size: Rows of a batch, if fewer than the server's limit.
@@ -63,6 +65,7 @@ class BaseKServeModel:
 
     version: str | None = None
     ready: bool = False
+    fatal_error: str = ""
     engine: Any = False
     batching: bool = False
     max_batch_size: int | None = None

@@ -152,6 +152,8 @@ class ModelRepository:
         model = self.get_model(name)
         if model is not None and model.ready:
             return ModelStatus(ModelState.READY)
+        if model is not None and model.fatal_error:
+            return ModelStatus(ModelState.UNAVAILABLE, model.fatal_error)
         status = self._statuses.get(name)
         if status is not None and status.state is not ModelState.READY:
             return status

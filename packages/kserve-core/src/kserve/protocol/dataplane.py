@@ -193,10 +193,16 @@ class DataPlane:
         """Answer that the process lives.
 
         Raises:
-            ServerNotLive: A call of a model has hung: only a new process can end it.
+            ServerNotLive: A call of a model has hung, or a model can never answer again: only a
+                new process can.
         """
         if self._endpoints.have_hung():
             raise ServerNotLive(self._hang_reason())
+        registry = self._model_registry
+        for name in registry.names():
+            for model in registry.objects_of(name):
+                if model.fatal_error:
+                    raise ServerNotLive(f"Model {name}: {model.fatal_error}")
         return {"status": "alive"}
 
     async def ready(self) -> bool:

@@ -1,0 +1,103 @@
+"""What `python -m hfserver` makes its models with: finds the task, and the class that serves it."""
+
+import argparse
+from pathlib import Path
+
+from hfserver import options as flags
+from hfserver.checkpoint import Checkpoint, HubOptions, fetch, open_directory
+from hfserver.detect import CONFIG_FILE, ENCODER_TASKS, MODULES_FILE, Detected, detect
+from hfserver.environment import prepare_environment
+from hfserver.options import Options
+from kserve.errors import ModelLoadError
+from kserve.listing import quoted
+from kserve.logging import logger
+from kserve.model import BaseKServeModel
+
+
+class HuggingFaceServer:
+    """Makes the model of a directory, or of a name on the hub."""
+
+    artifact_suffixes = (CONFIG_FILE, MODULES_FILE)
+    # Beside it, `config.json` is that of its first module.
+    preferred_artifact = MODULES_FILE
+    default_model_dir = flags.DEFAULT_MODEL_DIR
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        """Add the flags."""
+        flags.add_arguments(parser)
+
+    @classmethod
+    def fetch(cls, args: argparse.Namespace) -> str | None:
+        """Fetch the model of `--model_id`, or find it in the cache; None without the flag.
+
+        Raises:
+            ModelLoadError: It cannot be fetched.
+        """
+        if args.model_id is None:
+            return None
+        prepare_environment()
+        args.checkpoint = fetch(
+            args.model_id,
+            HubOptions(
+                revision=args.model_revision,
+                tokenizer_revision=args.tokenizer_revision,
+                allow_pickle=args.allow_pickle,
+                trust_remote_code=args.trust_remote_code,
+            ),
+        )
+        return str(args.checkpoint.directory)
+
+    @classmethod
+    def from_args(cls, name: str, model_dir: str, args: argparse.Namespace) -> BaseKServeModel:
+        """Make an unloaded model as the command line says.
+
+        Raises:
+            ModelMissingError: The directory is not there, or holds no model of transformers.
+            ModelLoadError: Its task cannot be told, or is not served.
+        """
+        prepare_environment()
+        return make_model(name, _checkpoint(model_dir, args), Options.from_args(args))
+
+
+def make_model(name: str, checkpoint: Checkpoint, options: Options) -> BaseKServeModel:
+    """Make the unloaded model of a checkpoint.
+
+    Args:
+        name: The name under which it is served.
+        checkpoint: Its files.
+        options: What the command line says.
+
+    Raises:
+        ModelLoadError: Its task cannot be told, or is not served.
+    """
+    detected = detect(checkpoint.directory, options.task)
+    logger.info("Model %s: %s, as %s", name, detected.task, detected.reason)
+    if detected.is_generative:
+        return _make_generative(name, checkpoint, options, detected)
+    if detected.task not in ENCODER_TASKS:
+        raise ModelLoadError(
+            f"{checkpoint.name}: {detected.task} is not served; expected a model for "
+            f"{quoted([task.value for task in ENCODER_TASKS])}"
+        )
+    # It imports torch and transformers.
+    from hfserver.model import HuggingfaceEncoderModel
+
+    return HuggingfaceEncoderModel(name, checkpoint, options=options, task=detected.task)
+
+
+def _make_generative(
+    name: str, checkpoint: Checkpoint, options: Options, detected: Detected
+) -> BaseKServeModel:
+    """Make a model that writes text."""
+    raise ModelLoadError(
+        f"{checkpoint.name}: {detected.task}, as {detected.reason}; models that write text are not "
+        f"served yet; expected one for {quoted([task.value for task in ENCODER_TASKS])}"
+    )
+
+
+def _checkpoint(model_dir: str, args: argparse.Namespace) -> Checkpoint:
+    fetched: Checkpoint | None = getattr(args, "checkpoint", None)
+    if fetched is not None and Path(model_dir) == fetched.directory:
+        return fetched
+    return open_directory(model_dir)

@@ -1,0 +1,86 @@
+"""The flags beside those of every server."""
+
+import argparse
+
+import pytest
+
+from hfserver.detect import Task
+from hfserver.options import Options, add_arguments
+
+
+def parse(*argv: str) -> Options:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--hang_timeout_s", type=float, default=0.0)
+    add_arguments(parser)
+    return Options.from_args(parser.parse_args(argv))
+
+
+def test_without_flags_all_is_the_default() -> None:
+    assert parse() == Options()
+
+
+def test_the_flags_of_the_original_keep_their_meaning() -> None:
+    options = parse(
+        *("--model_id", "owner/name", "--model_revision", "v1", "--tokenizer_revision", "v2"),
+        *("--max_length", "128", "--disable_lower_case", "--disable_special_tokens"),
+        *("--trust_remote_code", "--tensor_input_names", "input_ids", "--backend", "huggingface"),
+        *("--return_token_type_ids", "--return_offsets_mapping", "--return_probabilities"),
+        *("--disable_log_requests", "--max_log_len", "10", "--task", "fill_mask"),
+        *("--dtype", "half"),
+    )
+
+    assert options == Options(
+        model_id="owner/name",
+        model_revision="v1",
+        tokenizer_revision="v2",
+        max_length=128,
+        do_lower_case=False,
+        add_special_tokens=False,
+        trust_remote_code=True,
+        return_offsets_mapping=True,
+        return_probabilities=True,
+        max_log_len=10,
+        task=Task.FILL_MASK,
+        dtype="half",
+    )
+
+
+def test_our_own_flags() -> None:
+    options = parse(
+        *("--pooling", "cls", "--max_batch_tokens", "512", "--truncation", "none"),
+        *("--rich_results", "--allow_pickle", "--max_queued_tokens", "7", "--enable_log_requests"),
+    )
+
+    assert options == Options(
+        pooling="cls",
+        max_batch_tokens=512,
+        truncation="none",
+        rich_results=True,
+        allow_pickle=True,
+        max_queued_tokens=7,
+        log_requests=True,
+    )
+
+
+@pytest.mark.parametrize("flag", ["--max_model_len", "--max-model-len"])
+def test_the_length_has_more_names(flag: str) -> None:
+    assert parse(flag, "64").max_length == 64
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--backend", "vllm"], "vllm is not there yet; expected auto or huggingface"),
+        (["--backend", "onnx"], "expected auto or huggingface, got 'onnx'"),
+        (["--task", "question_answering"], "invalid choice: 'question_answering'"),
+        (
+            ["--return_probabilities", "--return_raw_logits"],
+            "not allowed with argument --return_probabilities",
+        ),
+    ],
+)
+def test_refuses(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(*argv)
+
+    assert message in capsys.readouterr().err
