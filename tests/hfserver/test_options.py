@@ -1,10 +1,12 @@
 """The flags beside those of every server."""
 
+import re
+
 import pytest
 from tests.hfserver.asking import parse
 
 from hfserver.detect import Task
-from hfserver.options import Options
+from hfserver.options import Options, is_upstream
 
 
 def test_without_flags_all_is_the_default() -> None:
@@ -62,8 +64,9 @@ def test_the_length_has_more_names(flag: str) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--backend", "vllm"], "vllm is not there yet; expected auto or huggingface"),
-        (["--backend", "onnx"], "expected auto or huggingface, got 'onnx'"),
+        (["--backend", "vllm"], "install the package vllm where there is a GPU"),
+        (["--backend", "onnx"], "expected auto, huggingface, upstream, got 'onnx'"),
+        (["--upstream_url", "h:1"], "expected http://HOST:PORT or https://HOST, got 'h:1'"),
         (["--task", "question_answering"], "invalid choice: 'question_answering'"),
         (
             ["--return_probabilities", "--return_raw_logits"],
@@ -76,3 +79,41 @@ def test_refuses(argv: list[str], message: str, capsys: pytest.CaptureFixture[st
         parse(*argv)
 
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], False),
+        (["--backend", "huggingface"], False),
+        (["--upstream_url", "http://h:1"], True),
+        (["--backend", "upstream", "--upstream_url", "http://h:1"], True),
+    ],
+)
+def test_another_server_is_meant_where_there_is_its_url(argv: list[str], expected: bool) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+
+    assert is_upstream(parser.parse_args(argv)) is expected
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--backend", "upstream"], "--backend upstream: expected --upstream_url too, got none"),
+        (
+            ["--backend", "huggingface", "--upstream_url", "http://h:1"],
+            "--backend huggingface: expected no --upstream_url, got one",
+        ),
+        (
+            ["--model_id", "a/b", "--upstream_url", "http://h:1"],
+            "--upstream_url: expected no --model_id, got one; see --upstream_model",
+        ),
+    ],
+)
+def test_flags_of_another_server_fit_together(argv: list[str], message: str) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+
+    with pytest.raises(ValueError, match=re.escape(message)):
+        is_upstream(parser.parse_args(argv))

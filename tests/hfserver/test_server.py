@@ -129,7 +129,8 @@ def test_a_failed_start_says_why(
         pytest.param(
             ["--predictor_host", "h"], "predicts itself and takes no predictor", id="host"
         ),
-        pytest.param(["--backend", "vllm"], "vllm is not there yet", id="vllm"),
+        pytest.param(["--backend", "vllm"], "install the package vllm", id="vllm"),
+        pytest.param(["--backend", "upstream"], "expected --upstream_url too", id="no url"),
         pytest.param(["--tasks", "x"], "did you mean --task?", id="misspelt"),
     ],
 )

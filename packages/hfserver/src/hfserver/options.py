@@ -6,10 +6,13 @@ put into lower case unless the tokenizer of the model does, and no token is adde
 
 import argparse
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Final
 
 from hfserver.detect import Task, supported_tasks
 from kserve.config import positive
+from kserve.listing import listing
+from kserve.protocol.rest.openai import proxy_server
 
 # What the engine packs into one forward, in tokens. With a MiniLM on two cores 1,024 to 2,048 were
 # the fastest, for short and for mixed texts.
@@ -17,6 +20,8 @@ DEFAULT_MAX_BATCH_TOKENS: Final = 2048
 
 # Half a minute of work for a small model on two CPUs; longer no client waits.
 DEFAULT_MAX_QUEUED_TOKENS: Final = 1 << 19
+
+BACKENDS: Final = ("auto", "huggingface", "upstream")
 
 TRUNCATIONS: Final = ("none", "left", "right")
 
@@ -146,9 +151,10 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         "--backend",
         type=_backend,
         default="auto",
-        metavar="{auto,huggingface}",
-        help="what runs the model (%(default)s)",
+        metavar="{auto,huggingface,upstream}",
+        help="what runs the model; auto is upstream where there is --upstream_url (%(default)s)",
     )
+    proxy_server.add_arguments(parser, is_required=False)
     add(
         "--trust_remote_code",
         action="store_true",
@@ -245,7 +251,30 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
 
 def _backend(text: str) -> str:
     if text == "vllm":
-        raise argparse.ArgumentTypeError("vllm is not there yet; expected auto or huggingface")
-    if text not in ("auto", "huggingface"):
-        raise argparse.ArgumentTypeError(f"expected auto or huggingface, got {text!r}")
+        raise argparse.ArgumentTypeError(_vllm_text())
+    if text not in BACKENDS:
+        raise argparse.ArgumentTypeError(f"expected {listing(BACKENDS)}, got {text!r}")
     return text
+
+
+def _vllm_text() -> str:
+    install = "" if find_spec("vllm") else "install the package vllm where there is a GPU, "
+    return (
+        f"vLLM runs in a process of its own: {install}start `vllm serve MODEL`, and pass requests "
+        "on to it with --backend upstream --upstream_url http://HOST:8000"
+    )
+
+
+def is_upstream(args: argparse.Namespace) -> bool:
+    """Say whether a command line means another server to pass requests on to.
+
+    Raises:
+        ValueError: Its flags contradict one another.
+    """
+    if args.backend == "upstream" and args.upstream_url is None:
+        raise ValueError("--backend upstream: expected --upstream_url too, got none")
+    if args.backend == "huggingface" and args.upstream_url is not None:
+        raise ValueError("--backend huggingface: expected no --upstream_url, got one")
+    if args.upstream_url is not None and args.model_id is not None:
+        raise ValueError("--upstream_url: expected no --model_id, got one; see --upstream_model")
+    return args.upstream_url is not None

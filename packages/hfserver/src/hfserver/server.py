@@ -18,6 +18,7 @@ from kserve.errors import ModelLoadError
 from kserve.listing import quoted
 from kserve.logging import logger
 from kserve.model import BaseKServeModel
+from kserve.protocol.rest.openai.proxy_server import make_proxy
 
 _GENERATION: Final = GenerationOptions()
 _CHAT: Final = ChatOptions()
@@ -37,6 +38,20 @@ class HuggingFaceServer:
         flags.add_arguments(parser)
         generation_flags.add_arguments(parser)
         chat_flags.add_arguments(parser)
+
+    @classmethod
+    def check_arguments(cls, args: argparse.Namespace) -> None:
+        """Check that flags fit together.
+
+        Raises:
+            ValueError: They do not.
+        """
+        flags.is_upstream(args)
+
+    @classmethod
+    def remote_model(cls, name: str, args: argparse.Namespace) -> BaseKServeModel | None:
+        """Make a proxy where another server has the model; neither torch nor a file is loaded."""
+        return make_proxy(name, args) if flags.is_upstream(args) else None
 
     @classmethod
     def fetch(cls, args: argparse.Namespace) -> str | None:

@@ -1,4 +1,7 @@
-"""`python -m kserve DIR`: finds the format of a model, and starts the installed server for it."""
+"""`python -m kserve DIR`: finds the format of a model, and starts the installed server for it.
+
+`python -m kserve --upstream_url URL` serves no directory, but passes requests on to another server.
+"""
 
 import argparse
 import sys
@@ -11,7 +14,13 @@ from kserve.listing import listing
 from kserve.main import exit_with, run
 from kserve.servers import InstalledServer, fitting_servers, installed_servers, needs
 
-_USAGE: Final = "python -m kserve DIR [--server SERVER] [flags of the server]"
+_USAGE: Final = (
+    "python -m kserve DIR [--server SERVER] [flags of the server]\n"
+    "       python -m kserve --upstream_url URL [flags]"
+)
+
+_UPSTREAM_FLAG: Final = "--upstream_url"
+_PROXY: Final = "kserve.protocol.rest.openai.proxy_server:ProxyServer"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -20,13 +29,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: The command line without the program; the process's own if None.
     """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if _means_proxy(argv):
+        run(_PROXY, argv)
+        return
     servers = installed_servers()
-    directory, wanted, flags = _parse(sys.argv[1:] if argv is None else list(argv), servers)
+    directory, wanted, flags = _parse(list(argv), servers)
     try:
         server, reason = _choose(directory, wanted, servers)
     except ModelLoadError as exc:
         exit_with("kserve", str(exc))
     run(server.model, ["--model_dir", directory, *flags], reason)
+
+
+def _means_proxy(argv: Sequence[str]) -> bool:
+    """Say whether a command line has a server to pass requests on to, and nothing to serve."""
+    flags = {arg.partition("=")[0] for arg in argv}
+    has_model = not argv or not argv[0].startswith("-") or flags & {"--server", "--model_dir"}
+    return _UPSTREAM_FLAG in flags and not has_model
 
 
 def _parse(

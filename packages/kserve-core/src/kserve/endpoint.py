@@ -42,7 +42,7 @@ class Endpoint:
         takes_tensors: It is a `TensorModel`: V1 payloads are decoded to an `InferRequest` too.
         run: Answers one payload; a verb is `predict` or `explain`.
         metrics: Bound to `name`.
-        has_own_healthy: The model overrides `healthy`, so `ready` alone does not tell.
+        has_own_healthy: The model overrides `healthy`, so `ready` alone does not tell requests.
         resources: Its threads and its queue; the same under every name of the model.
         admission: How many of its requests are in flight; that of the resources.
         handlers: What answers requests that are no inference, by what it answers; bound by the
@@ -104,7 +104,7 @@ def bind(model: BaseKServeModel, name: str, resources: ModelResources) -> Endpoi
         run = _call_run(model, resources.threads)
     if model.version is not None and not takes_tensors:
         run = _versioned_run(run, model.version)
-    has_own_healthy = not is_default_handler(model.healthy)
+    has_own_healthy = model.is_gated_by_health and not is_default_handler(model.healthy)
     return Endpoint(
         name, model, takes_tensors, run, metrics, has_own_healthy, resources, resources.admission
     )

@@ -33,7 +33,11 @@ class ServedModel(Protocol):
 
     It may have `default_model_dir`, the directory where the command line names none, and `fetch`,
     a function of the parsed command line: it is called on a thread before anything is loaded, and
-    gives the directory to serve in the place of `--model_dir`, or None to keep that.
+    gives the directory to serve in the place of `--model_dir`, or None to keep that. It may have
+    `check_arguments`, a function of the parsed command line that raises `ValueError` where its
+    flags do not fit together, and `remote_model`, a function of the name and the parsed command
+    line: it gives a model that needs no directory, or None where it does. Without suffixes of
+    artifacts there are no flags for a directory at all.
     """
 
     @property
@@ -97,6 +101,11 @@ def _serve(model_class: ServedModel, args: argparse.Namespace, config: ServerCon
     from kserve.executor import run_in_new_thread
     from kserve.model_server import ModelServer
 
+    make_remote = getattr(model_class, "remote_model", None)
+    remote = None if make_remote is None else make_remote(config.model_name, args)
+    if remote is not None:
+        ModelServer(config=config).start([remote])
+        return
     repository = DirectoryRepository(
         lambda name, model_dir: model_class.from_args(name, model_dir, args),
         _absolute(args.model_dir),
@@ -125,7 +134,8 @@ def _parse(model_class: ServedModel, server: str, argv: Sequence[str]) -> argpar
     parser = argparse.ArgumentParser(
         prog=f"python -m {server}", parents=[make_parser()], allow_abbrev=False
     )
-    _add_model_dir(parser, getattr(model_class, "default_model_dir", None))
+    if model_class.artifact_suffixes:
+        _add_model_dir(parser, getattr(model_class, "default_model_dir", None))
     model_class.add_arguments(parser)
     args, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -136,6 +146,12 @@ def _parse(model_class: ServedModel, server: str, argv: Sequence[str]) -> argpar
             f"{refused[0].partition('=')[0]}: {server} predicts itself and takes no predictor; "
             "the flag is for transformers and explainers"
         )
+    check = getattr(model_class, "check_arguments", None)
+    if check is not None:
+        try:
+            check(args)
+        except ValueError as exc:
+            parser.error(str(exc))
     return args
 
 

@@ -64,6 +64,8 @@ class BaseKServeModel:
         max_concurrent_predicts: Plain handlers that may run at the same time where the server is
             not told; None is 1. A model sets it by the end of its load.
         serves_openai: OpenAI's routes are there for it.
+        is_gated_by_health: A request is refused while an overridden `healthy` says no; False leaves
+            that to probes, so that no request waits for an answer to it.
     """
 
     version: str | None = None
@@ -74,6 +76,7 @@ class BaseKServeModel:
     max_batch_size: int | None = None
     max_concurrent_predicts: int | None = None
     serves_openai: ClassVar[bool] = False
+    is_gated_by_health: ClassVar[bool] = True
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -368,7 +368,8 @@ class Exchange:
             status, body, headers = self.describe_failure(exc)
         if self.status:
             status = self._outcome = max(status, 500)
-        if status >= 500 and status not in (501, 503, 504):
+        is_ours = getattr(exc, "is_ours", True)
+        if status >= 500 and is_ours and status not in (501, 503, 504):
             logger.error("Request failed", exc_info=exc)
         return status, body, headers
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         OpenAIGenerativeModel,
         OpenAIModel,
     )
+    from kserve.protocol.rest.openai.openai_proxy_model import OpenAIProxyModel
     from kserve.protocol.rest.openai.types import (
         ChatCompletionMessageParam,
         ChatCompletionRequest,
@@ -40,6 +41,7 @@ __all__ = [
     "OpenAIError",
     "OpenAIGenerativeModel",
     "OpenAIModel",
+    "OpenAIProxyModel",
     "create_error_response",
     "invalid_request",
     "truncated",
@@ -56,6 +58,7 @@ __getattr__ = lazy_exports(
         "kserve.protocol.rest.openai.openai_model": [
             *("ChatPrompt", "OpenAIEncoderModel", "OpenAIGenerativeModel", "OpenAIModel"),
         ],
+        "kserve.protocol.rest.openai.openai_proxy_model": ["OpenAIProxyModel"],
         "kserve.protocol.rest.openai.types": [
             *("ChatCompletionMessageParam", "ChatCompletionRequest", "CompletionRequest"),
             "ErrorResponse",

@@ -23,6 +23,7 @@ CODES: Final[Mapping[int, str]] = MappingProxyType(
         431: "request_head_too_large",
         500: "internal_error",
         501: "not_implemented",
+        502: "bad_gateway",
         503: "unavailable",
         504: "timeout",
     }

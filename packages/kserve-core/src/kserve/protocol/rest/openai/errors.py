@@ -22,7 +22,11 @@ class OpenAIError(Exception):
 
     Attributes:
         http_status: The status that the body is for.
+        is_ours: Whether a status from 500 is a failure of this server's, whose traceback belongs
+            into the log; not of another one behind it.
     """
+
+    is_ours = True
 
     def __init__(
         self,

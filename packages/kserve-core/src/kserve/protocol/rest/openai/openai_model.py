@@ -41,8 +41,8 @@ __all__ = [
     "OpenAIModel",
 ]
 
-# Of the request: `headers`, a dict of them, lower-case; `response`, whose `headers` are sent; and
-# `threads`, where the plain handlers of the model run.
+# Of the request: `headers`, a dict of them, lower-case; `document`, its JSON without what is null;
+# `response`, whose `headers` are sent; and `threads`, where the plain handlers of the model run.
 Context = dict[str, Any]
 
 T = TypeVar("T")
@@ -70,6 +70,9 @@ class OpenAIModel(BaseKServeModel):
     objects, or texts that are server-sent events already. It may be plain, then it runs on a thread
     of the model's own; its task is cancelled when the client goes away or the time is over. An
     `InvalidInput` or an `OpenAIError` that it raises is for the client to read.
+
+    It may have `read_request`, which makes the request of a document in the place of
+    `kserve.protocol.rest.openai.reading.read_request`: a model that leaves the fields to others.
 
     May stand beside `Model` or `TensorModel` as a base class: then the model answers V1 and V2 too.
 

@@ -105,13 +105,24 @@ def read_request(
         OpenAIError: A field is missing, has the wrong type or a wrong value, or is refused.
     """
     fields.check(api, document)
-    named = {"request_id": request_id, **document, "model": model}
-    try:
-        request = msgspec.convert(named, TYPES[api])
-    except msgspec.ValidationError as exc:
-        raise _refusal(api, str(exc), document) from exc
+    request = make_request(api, document, model, request_id)
     _CHECKS[api](request)
     return request
+
+
+def make_request(
+    api: str, document: Mapping[str, Any], model: str, request_id: str
+) -> OpenAIRequest:
+    """Make the request of a document whose fields have their types; as `read_request`.
+
+    Raises:
+        OpenAIError: A field is missing, or has the wrong type.
+    """
+    named = {"request_id": request_id, **document, "model": model}
+    try:
+        return msgspec.convert(named, TYPES[api])
+    except msgspec.ValidationError as exc:
+        raise _refusal(api, str(exc), document) from exc
 
 
 def _refusal(api: str, message: str, document: Mapping[str, Any]) -> OpenAIError:

@@ -56,8 +56,13 @@ async def answer(dataplane: DataPlane, exchange: Exchange, api: str, path: str) 
         raise endpoint.admission.refusal()
     if path == _WITHOUT_DOCUMENTS:
         document.setdefault("return_documents", False)
-    request = reading.read_request(api, document, name, exchange.request_id)
-    context: dict[str, Any] = {"headers": exchange.headers(), "response": Response()}
+    read = getattr(endpoint.model, "read_request", reading.read_request)
+    request = read(api, document, name, exchange.request_id)
+    context: dict[str, Any] = {
+        "headers": exchange.headers(),
+        "response": Response(),
+        "document": document,
+    }
     call = Call(request, Request(exchange.scope, exchange.replay(body)), context)
     result, _ = await exchange.work(dataplane.run, endpoint, call, {}, api, run)
     await _reply(exchange, request, result, encode_headers(context["response"].headers))
