@@ -1,12 +1,13 @@
 """The flags beside those of every server."""
 
+import argparse
 import re
 
 import pytest
 from tests.hfserver.asking import parse
 
 from hfserver.detect import Task
-from hfserver.options import Options, is_upstream
+from hfserver.options import Options, add_arguments, is_upstream
 
 
 def test_without_flags_all_is_the_default() -> None:
