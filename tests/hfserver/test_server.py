@@ -83,7 +83,7 @@ def test_a_model_that_the_hub_does_not_have_ends_the_start(tmp_path: Path) -> No
     ("files", "flags", "reason"),
     [
         pytest.param(
-            {"config.json": '{"architectures": ["LlamaForCausalLM"]}'},
+            {"config.json": '{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}'},
             [],
             "expected *.safetensors",
             id="generative",
