@@ -270,7 +270,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--rounds", type=int, default=3, help="how often each load is put (%(default)s)")
     add("--seconds", type=float, default=6, help="of each load and peak (%(default)s)")
     add("--recovery", type=float, default=2, help="seconds at half of the peak (%(default)s)")
-    add("--rows", type=int, default=64, help="of a request (%(default)s)")
+    add("--rows", type=int, default=128, help="of a request (%(default)s)")
     add("--connections", type=int, default=64, help="that find the peak (%(default)s)")
     add("flags", nargs="*", metavar="-- FLAG", help="more flags of the server")
     return parser

@@ -330,8 +330,8 @@ class Container:
 
     Attributes:
         id: Its id.
-        http_port: Where its port 8080 is found on 127.0.0.1.
-        grpc_port: Where its port 8081 is found.
+        http_port: Where its port 8080 is found on 127.0.0.1; 0 if it ended at once.
+        grpc_port: Where its port 8081 is found; likewise.
     """
 
     id: str
@@ -397,8 +397,10 @@ def container(image: str, options: Sequence[str], *arguments: str) -> Iterator[C
         *arguments,
     ).splitlines()[-1]
     try:
+        # Nothing is printed of one that has ended already.
         ports = [
-            int(podman("port", identifier, f"{n}/tcp").rpartition(":")[2]) for n in (8080, 8081)
+            int(podman("port", identifier, f"{n}/tcp").rpartition(":")[2] or 0)
+            for n in (8080, 8081)
         ]
         yield Container(identifier, *ports)
     finally:

@@ -128,8 +128,8 @@ def _model_directories() -> list[Path]:
     directories = [
         folder / "model" if (folder / "model").is_dir() else folder for folder in folders
     ]
-    # It is a server by itself.
-    return [directory for directory in directories if not (directory / "server.py").exists()]
+    # Of the others one is a server by itself, and one fetches its model.
+    return [each for each in directories if each.name == "model" or (each / "model.py").exists()]
 
 
 @pytest.mark.parametrize(
