@@ -70,6 +70,24 @@ async def test_client_that_stops_reading_frees_its_place(
     assert engine.stats().kv_used_bytes == 0
 
 
+@pytest.mark.parametrize("closes", [True, False], ids=["closed", "dropped"])
+async def test_stream_that_nobody_has_read_frees_its_place(
+    closes: bool, executor: Any, make_engine: Any, until: Any
+) -> None:
+    executor.permits = threading.Semaphore(1)
+    engine = make_engine(executor)
+    stream = engine.submit(engine.request([1]))
+    await until(lambda: engine.stats().n_running == 1)
+
+    if closes:
+        await stream.aclose()
+    del stream
+    executor.permits.release(2)
+
+    await until(lambda: engine.stats().n_running == 0)
+    assert len(executor.calls) <= 3
+
+
 async def test_task_that_is_cancelled_while_it_waits_frees_its_place(
     executor: Any, make_engine: Any, until: Any
 ) -> None:

@@ -4,13 +4,13 @@ The chunks of an answer, joined, are the whole answer. Of each choice the role c
 reason of its end last; a call comes as its name, and then its arguments.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from hfserver.chat.calls import Call, call_id
 from hfserver.chat.parsing import AnswerReader, Content, MessageParser, Part, PlainText, Reasoning
-from hfserver.generation.interface import Event, PromptEvent, TokenEvent, TokenLogprob
+from hfserver.generation.interface import Event, Events, PromptEvent, TokenEvent, TokenLogprob
 from kserve.protocol.rest.openai.types import (
     ChatCompletion,
     ChatCompletionChoice,
@@ -137,7 +137,7 @@ class ChatAnswer:
             prompt_token_ids=self._shown(self._prompt_ids),
         )
 
-    async def stream(self, events: AsyncGenerator[Event]) -> AsyncIterator[ChatCompletionChunk]:
+    async def stream(self, events: Events) -> AsyncIterator[ChatCompletionChunk]:
         """Give the response in chunks, of one choice each; closing it closes the events."""
         options = self._request.stream_options
         wants_usage = options is not None and options.include_usage

@@ -1,7 +1,7 @@
 """OpenAI's chats: requests to what the engine takes, and its events to answers."""
 
 import functools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from hfserver.chat.tools import ToolUse, calls_grammar, read_tool_use
 from hfserver.generation.defaults import SamplingDefaults
 from hfserver.generation.interface import (
     ContextLengthExceeded,
-    Event,
+    Events,
     GenerationEngine,
     GenerationRequest,
     SamplingParams,
@@ -209,7 +209,7 @@ class Chats:
         assert family.call is not None
         return calls_grammar(use, family.call, use.shown, self._compiler(), answer=answer)
 
-    def _submit(self, request: ChatCompletionRequest, prepared: _Prepared) -> AsyncGenerator[Event]:
+    def _submit(self, request: ChatCompletionRequest, prepared: _Prepared) -> Events:
         try:
             return self._engine.submit(
                 GenerationRequest(

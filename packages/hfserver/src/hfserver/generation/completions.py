@@ -12,6 +12,7 @@ from hfserver.generation.defaults import SamplingDefaults
 from hfserver.generation.interface import (
     ContextLengthExceeded,
     Event,
+    Events,
     FinishReason,
     GenerationEngine,
     GenerationRequest,
@@ -36,8 +37,6 @@ from kserve.protocol.rest.openai.types import (
 
 # Characters beyond which tokenizing takes milliseconds, and is done on a thread.
 _MAX_TEXT_ON_LOOP: Final = 8192
-
-_Stream = AsyncGenerator[Event]
 
 
 @dataclass(slots=True)
@@ -140,10 +139,10 @@ class Completions:
 
     def _submit(
         self, request: CompletionRequest, prompts: Sequence[_Prompt], params: SamplingParams
-    ) -> list[_Stream]:
+    ) -> list[Events]:
         # The client's own id may be that of other requests too.
         name = uuid4().hex
-        streams: list[_Stream] = []
+        streams: list[Events] = []
         try:
             for index, prompt in enumerate(prompts):
                 one = GenerationRequest(
@@ -307,7 +306,7 @@ def _finish(reason: FinishReason | None) -> Literal["stop", "length"] | None:
     return None if reason == "cancelled" else reason
 
 
-async def _merged(streams: Sequence[_Stream]) -> AsyncGenerator[tuple[int, Event]]:
+async def _merged(streams: Sequence[Events]) -> AsyncGenerator[tuple[int, Event]]:
     """Give the events of streams as they come, with the number of each one's stream."""
     if len(streams) == 1:
         try:
@@ -318,7 +317,7 @@ async def _merged(streams: Sequence[_Stream]) -> AsyncGenerator[tuple[int, Event
         return
     queue: asyncio.Queue[tuple[int, Event] | BaseException | None] = asyncio.Queue()
 
-    async def pump(index: int, stream: _Stream) -> None:
+    async def pump(index: int, stream: Events) -> None:
         try:
             async for event in stream:
                 queue.put_nowait((index, event))

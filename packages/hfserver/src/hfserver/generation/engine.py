@@ -5,11 +5,12 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
 
+from hfserver.generation.event_stream import EventStream
 from hfserver.generation.executors.base import Executor
 from hfserver.generation.interface import (
     MAX_N,
@@ -17,7 +18,6 @@ from hfserver.generation.interface import (
     EngineStats,
     Event,
     GenerationRequest,
-    TokenEvent,
 )
 from hfserver.generation.metrics import GenerationMetrics
 from hfserver.generation.scheduler import DeviceLost, Scheduler
@@ -108,7 +108,7 @@ class Engine:
         """The tokens of a prompt and its answer together, at most."""
         return self._config.max_model_len
 
-    def submit(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+    def submit(self, request: GenerationRequest) -> EventStream:
         """Queue a request; see `GenerationEngine.submit`."""
         queue: asyncio.Queue[_Item] = asyncio.Queue()
         sink = self._outbox.sink(asyncio.get_running_loop(), queue)
@@ -124,7 +124,8 @@ class Engine:
             self._n_queued += 1
             self._commands.append(job)
             self._changed.notify()
-        return self._events(request.request_id, queue, request.params.n)
+        name = request.request_id
+        return EventStream(queue, request.params.n, lambda: self.cancel(name))
 
     def cancel(self, request_id: str) -> None:
         """End a request; see `GenerationEngine.cancel`."""
@@ -201,24 +202,6 @@ class Engine:
             raise ModelNotReady(self._name, self._failure)
         if self._is_stopping:
             raise ModelNotReady(self._name, "It is being unloaded.")
-
-    async def _events(
-        self, request_id: str, queue: asyncio.Queue[_Item], n_growing: int
-    ) -> AsyncGenerator[Event]:
-        is_over = False
-        try:
-            while n_growing:
-                item = await queue.get()
-                if isinstance(item, BaseException):
-                    is_over = True
-                    raise item
-                if isinstance(item, TokenEvent) and item.finish_reason is not None:
-                    n_growing -= 1
-                is_over = not n_growing
-                yield item
-        finally:
-            if not is_over:
-                self.cancel(request_id)
 
     def _work(self) -> None:
         """Run steps until the end; the thread dies of nothing that a request does."""

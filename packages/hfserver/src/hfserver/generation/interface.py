@@ -1,6 +1,6 @@
 """What a generation engine takes and gives: requests, events, figures."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
@@ -178,6 +178,19 @@ class EngineStats:
     prefix_bytes: int
 
 
+class Events(Protocol):
+    """The events of a request, which goes on as long as they are read."""
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        """Give itself."""
+
+    async def __anext__(self) -> Event:
+        """Give the next one."""
+
+    async def aclose(self) -> None:
+        """Cancel the request, unless it has ended."""
+
+
 class GenerationEngine(Protocol):
     """Runs requests side by side; called on an event loop."""
 
@@ -185,7 +198,7 @@ class GenerationEngine(Protocol):
     def max_model_len(self) -> int:
         """The tokens of a prompt and its answer together, at most."""
 
-    def submit(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+    def submit(self, request: GenerationRequest) -> Events:
         """Queue a request; it is refused here and not by the iterator.
 
         The iterator gives a `PromptEvent`, then the `TokenEvent`s of all `n` sequences, and ends
