@@ -274,6 +274,41 @@ async def test_answer_without_a_limit_ends_with_the_context(
     assert (answer.tokens, answer.finish) == ({0: [2, 3, 4, 5]}, {0: ("length", None)})
 
 
+@pytest.mark.parametrize(
+    ("kv_cache_bytes", "n", "count"),
+    [
+        # To the end of the context.
+        (8 * 2000, 1, 1900),
+        # An eighth of the cache, which all `n` share.
+        (8 * 1000, 1, 900),
+        (8 * 1000, 2, 400),
+        # No less than 256, unless there is no room for as many.
+        (8 * 200, 1, 256),
+        (150, 1, 50),
+    ],
+)
+async def test_answer_without_a_limit_leaves_room_for_others(
+    kv_cache_bytes: int, n: int, count: int, executor: Any, make_engine: Any
+) -> None:
+    engine = make_engine(executor, max_model_len=2000, kv_cache_bytes=kv_cache_bytes)
+
+    answer = await engine.ask([1] * 100, n=n)
+
+    assert [len(tokens) for tokens in answer.tokens.values()] == [count] * n
+    assert answer.finish == dict.fromkeys(range(n), ("length", None))
+
+
+async def test_answer_without_a_limit_has_that_of_the_model(
+    executor: Any, make_engine: Any
+) -> None:
+    engine = make_engine(executor, max_model_len=20, default_max_tokens=5)
+
+    assert len((await engine.ask([1])).tokens[0]) == 5
+    assert len((await engine.ask([1], max_tokens=6)).tokens[0]) == 6
+    # It is no wish, which could be refused.
+    assert len((await engine.ask([1] * 18)).tokens[0]) == 2
+
+
 @pytest.mark.parametrize(("field", "value"), [("n", 0), ("n", 129)])
 async def test_number_of_sequences_is_checked(
     field: str, value: int, executor: Any, make_engine: Any

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gguf
@@ -107,16 +108,35 @@ def test_context_beyond_the_model_is_refused(directory: Path) -> None:
         load(directory, max_length=100_001)
 
 
+# What is asked of an executor: two bytes a token.
+ROOM: Any = SimpleNamespace(
+    device=torch.device("cpu"), kv_bytes=lambda n_tokens, n_prompt_tokens: 2 * n_tokens
+)
+
+
 def test_memory_is_shared_out_unless_it_is_given(directory: Path) -> None:
     loaded = load(directory)
-    cpu = torch.device("cpu")
 
-    own = engine_config(loaded, GenerationOptions(), cpu)
-    given = engine_config(loaded, GenerationOptions(kv_cache_bytes=5000, prefix_cache_bytes=0), cpu)
+    own = engine_config(loaded, GenerationOptions(), ROOM)
+    given = engine_config(
+        loaded, GenerationOptions(kv_cache_bytes=200_000, prefix_cache_bytes=0), ROOM
+    )
 
     assert own.kv_cache_bytes == pytest.approx(4 * own.prefix_cache_bytes, abs=8)
     assert own.kv_cache_bytes > 1 << 24
-    assert (given.kv_cache_bytes, given.prefix_cache_bytes) == (5000, 0)
+    assert (given.kv_cache_bytes, given.prefix_cache_bytes) == (200_000, 0)
+    assert own.max_model_len == given.max_model_len == 100_000
+
+
+def test_context_is_no_longer_than_the_cache(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = engine_config(load(directory), GenerationOptions(kv_cache_bytes=1001), ROOM)
+
+    assert config.max_model_len == 500
+    assert "Contexts are 500 tokens: 100000, which" in caplog.text
+    with pytest.raises(ModelLoadError, match="--kv_cache_bytes: expected at least 2, .* got 1"):
+        engine_config(load(directory), GenerationOptions(kv_cache_bytes=1), ROOM)
 
 
 @pytest.mark.parametrize("quantization", ["bnb-8bit", "bnb-4bit"])

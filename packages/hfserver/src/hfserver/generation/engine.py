@@ -22,13 +22,18 @@ from hfserver.generation.interface import (
 from hfserver.generation.metrics import GenerationMetrics
 from hfserver.generation.scheduler import DeviceLost, Scheduler
 from hfserver.generation.sequence import DecodeText, GrowingSequence, Job
-from hfserver.generation.settings import EngineConfig, TokenRules
+from hfserver.generation.settings import EngineConfig, TokenRules, count_that_fits
 from kserve.errors import InferenceServerError, InvalidInput, ModelNotReady, TooManyRequests
 
 _logger: Final = logging.getLogger(__name__)
 
 # Steps that fail for no request's fault, one after the other, until the engine gives up.
 _MAX_FAILED_STEPS: Final = 5
+
+# An answer without a limit of its own gets this part of the KV cache, so that as many run at a
+# time, and room for at least so many tokens.
+_IMPLIED_SHARE: Final = 8
+_IMPLIED_MIN_TOKENS: Final = 256
 
 _Item = Event | BaseException
 
@@ -195,7 +200,27 @@ class Engine:
                 f"this model's context has {limit} tokens: expected no more, got a prompt of "
                 f"{n_prompt}{wish}"
             )
-        return limit - n_before if wanted is None else wanted
+        return self._implied_max_tokens(request, n_before) if wanted is None else wanted
+
+    def _implied_max_tokens(self, request: GenerationRequest, n_before: int) -> int:
+        """Give how long an answer may be that has no limit of its own.
+
+        That is what is left of the context. But an answer holds its room in the KV cache from the
+        beginning, so where the context is a large part of it, it gets a share.
+        """
+        n_prompt, most = len(request.prompt_ids), self._config.max_model_len - n_before
+        if self._config.default_max_tokens is not None:
+            most = min(most, self._config.default_max_tokens)
+
+        def n_fit(n_bytes: int) -> int:
+            return count_that_fits(
+                most,
+                n_bytes // request.params.n,
+                lambda count: self._executor.kv_bytes(n_before + count, n_prompt),
+            )
+
+        cache = self._config.kv_cache_bytes
+        return max(1, n_fit(cache // _IMPLIED_SHARE), min(_IMPLIED_MIN_TOKENS, n_fit(cache)))
 
     def _check_open(self) -> None:
         if self._failure is not None:

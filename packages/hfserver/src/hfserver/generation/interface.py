@@ -36,7 +36,8 @@ class SamplingParams:
 
     Attributes:
         n: Sequences to generate for the prompt, 1 to 128.
-        max_tokens: Tokens to generate at most, 0 or more; None is up to the end of the context.
+        max_tokens: Tokens to generate at most, 0 or more; None is up to the end of the context, but
+            no more than the model says, nor than an eighth of the KV cache has room for.
         min_tokens: Before as many, neither an end-of-sequence token nor a stop token is chosen,
             and no stop string ends the text.
         temperature: Logits are divided by it; 0 takes the likeliest token.

@@ -17,8 +17,9 @@ from hfserver.generation.defaults import (
     sampling_defaults,
     token_rules,
 )
+from hfserver.generation.executors.base import Executor
 from hfserver.generation.options import GenerationOptions
-from hfserver.generation.settings import EngineConfig, TokenRules
+from hfserver.generation.settings import EngineConfig, TokenRules, count_that_fits
 from hfserver.gguf_files import find_gguf
 from hfserver.loading import (
     LoadOptions,
@@ -90,19 +91,42 @@ def load_generator(
 
 
 def engine_config(
-    loaded: LoadedGenerator, generation: GenerationOptions, device: torch.device
+    loaded: LoadedGenerator, generation: GenerationOptions, executor: Executor
 ) -> EngineConfig:
-    """Give the limits of an engine, of which those of memory follow from what the model leaves."""
-    left = max(_memory_left(device), _LEAST_BYTES)
+    """Give the limits of an engine, of which those of memory follow from what the model leaves.
+
+    Raises:
+        ModelLoadError: There is no room for even one token.
+    """
+    left = max(_memory_left(executor.device), _LEAST_BYTES)
     kv_bytes, prefix_bytes = generation.kv_cache_bytes, generation.prefix_cache_bytes
+    kv_bytes = int(left * _KV_SHARE) if kv_bytes is None else kv_bytes
     return EngineConfig(
-        max_model_len=loaded.max_model_len,
-        kv_cache_bytes=int(left * _KV_SHARE) if kv_bytes is None else kv_bytes,
+        max_model_len=_length_that_fits(loaded.max_model_len, kv_bytes, executor),
+        kv_cache_bytes=kv_bytes,
         prefix_cache_bytes=int(left * _PREFIX_SHARE) if prefix_bytes is None else prefix_bytes,
         max_batch_tokens=generation.max_num_batched_tokens,
         max_num_seqs=generation.max_num_seqs,
         max_waiting_requests=generation.max_waiting_requests,
+        default_max_tokens=loaded.defaults.max_tokens,
     )
+
+
+def _length_that_fits(wanted: int, kv_bytes: int, executor: Executor) -> int:
+    """Give the longest context of which one has room in the KV cache."""
+    found = count_that_fits(wanted, kv_bytes, lambda count: executor.kv_bytes(count, count))
+    if found < 1:
+        raise ModelLoadError(
+            f"--kv_cache_bytes: expected at least {executor.kv_bytes(1, 1)}, which one token "
+            f"takes, got {kv_bytes}"
+        )
+    if found < wanted:
+        _logger.warning(
+            "Contexts are %d tokens: %d, which the model has or --max_model_len says, would take "
+            "%d bytes of the KV cache, which has %d (--kv_cache_bytes)",
+            *(found, wanted, executor.kv_bytes(wanted, wanted), kv_bytes),
+        )
+    return found
 
 
 def _load_weights(

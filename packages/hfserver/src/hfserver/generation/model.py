@@ -72,7 +72,7 @@ class HuggingfaceGenerativeModel(OpenAIGenerativeModel):
         """
         loaded = load_generator(self._checkpoint, self._options, self._generation, self.task)
         executor = choose_executor(loaded.model)
-        config = engine_config(loaded, self._generation, executor.device)
+        config = engine_config(loaded, self._generation, executor)
         _logger.info(
             "Model %s: executor %s on %s, context %d tokens, KV cache %d bytes, prefixes %d bytes",
             *(self.name, executor.name, executor.device, config.max_model_len),

@@ -1,6 +1,7 @@
 """What an engine is set to: its limits, and what its model says of itself."""
 
-from collections.abc import Sequence
+import bisect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +12,20 @@ DEFAULT_MAX_NUM_SEQS: Final = 128
 
 # A request that waits costs its prompt's memory; one that waits behind as many has no hope.
 DEFAULT_MAX_WAITING_REQUESTS: Final = 256
+
+
+def count_that_fits(most: int, n_bytes: int, size: Callable[[int], int]) -> int:
+    """Give the largest count, of 0 to `most`, whose size is within a number of bytes.
+
+    Args:
+        most: The largest count that is of use.
+        n_bytes: What it may take.
+        size: Gives the bytes of a count, never fewer for a larger one.
+
+    Returns:
+        The count; -1 where not even 0 fits.
+    """
+    return bisect.bisect_right(range(most + 1), n_bytes, key=size) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +39,8 @@ class EngineConfig:
         max_batch_tokens: Tokens of prompts and answers in a step, about.
         max_num_seqs: Sequences that are computed at a time.
         max_waiting_requests: Requests that may wait to be.
+        default_max_tokens: Tokens of an answer that has no limit of its own, at most; None is any
+            number.
     """
 
     max_model_len: int
@@ -32,6 +49,7 @@ class EngineConfig:
     max_batch_tokens: int = DEFAULT_MAX_BATCH_TOKENS
     max_num_seqs: int = DEFAULT_MAX_NUM_SEQS
     max_waiting_requests: int = DEFAULT_MAX_WAITING_REQUESTS
+    default_max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
