@@ -120,7 +120,7 @@ def _read(body: bytes, request_id: str, *, streams: bool) -> GenerateRequest:
     if not isinstance(text, str):
         got = "none" if text is None else shortened(orjson.dumps(text).decode())
         raise InvalidInput(f"'text_input': expected a text, got {got}")
-    given = document.get("parameters") or {}
+    given = {} if document.get("parameters") is None else document["parameters"]
     if not isinstance(given, dict):
         raise InvalidInput("'parameters': expected an object")
     others = {name: value for name, value in document.items() if name not in _OWN_FIELDS}
