@@ -72,14 +72,16 @@ def test_v1_continues_each_text(ports: Ports, texts: list[str]) -> None:
 
 def test_answer_without_a_limit_is_longer_than_16_tokens(ports: Ports) -> None:
     # As completions have it by default.
-    answer = post(
-        ports, "/v2/models/toy/generate", {"text_input": "a", "parameters": {"stop": " "}}
-    )
+    text = expected("a", 40)[1]
+    stop = text[-3:]
+    assert text.index(stop) > 16
 
-    assert answer.status == 200
-    details = answer.json()["details"]
-    assert (details["finish_reason"], details["stop_reason"]) == ("stop", " ")
-    assert details["completion_tokens"] > 16
+    body = {"text_input": "a", "parameters": {"temperature": 0, "stop": stop}}
+    answer = post(ports, "/v2/models/toy/generate", body).json()
+
+    assert answer["text_output"] == text[: text.index(stop)]
+    assert answer["details"]["finish_reason"] == "stop"
+    assert answer["details"]["stop_reason"] == stop
 
 
 def test_v2_continues_each_text_by_tritons_client(ports: Ports, texts: list[str]) -> None:
@@ -191,12 +193,12 @@ def test_generate_stream_gives_pieces(ports: Ports, texts: list[str]) -> None:
 
 
 def test_generate_stream_refuses_with_a_status(ports: Ports) -> None:
-    body = {"text_input": "a", "parameters": {"tempreature": 0}}
+    body = {"text_input": "a", "parameters": {"heat": 0}}
 
     answer = post(ports, "/v2/models/toy/generate_stream", body)
 
     assert answer.status == 400
-    assert answer.json()["error"].endswith("got tempreature")
+    assert answer.json()["error"].endswith("got heat")
 
 
 def test_grpc_gives_a_text_at_once_or_as_it_is_made(ports: Ports, texts: list[str]) -> None:
