@@ -60,6 +60,8 @@ class Server:
             explain.
         imports: What has to be installed for it; its rows are skipped otherwise.
         openai: What it answers over OpenAI's routes; None if it has none.
+        generation: A request of `generate` that succeeds, without `id`, and the text of the answer;
+            None if the model writes no text.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Server:
     v1_explanation: Json | None = None
     imports: tuple[str, ...] = ()
     openai: OpenAI | None = None
+    generation: tuple[Json, str] | None = None
 
     @property
     def v1(self) -> str:
@@ -372,6 +375,7 @@ SERVERS = (
             "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
             "outputs": [{"name": "counts", "datatype": "FP32", "shape": [-1, 4]}],
         },
+        generation=({"text_input": "abc"}, "cba"),
         openai=OpenAI(
             requests={
                 "completions": {"prompt": ["abc", "d"]},
