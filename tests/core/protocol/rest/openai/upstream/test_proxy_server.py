@@ -64,7 +64,8 @@ def test_is_there_before_the_server_behind_it() -> None:
             ["--upstream_url=http://h", "--upstream_health_path", "health"],
             "expected a path such as /health, or none, got 'health'",
         ),
-        (["--model_dir", "/nowhere", "--upstream_url=http://h"], "/nowhere"),
+        # A directory is for a server of models, which the core alone has none of.
+        (["--model_dir", "/nowhere", "--upstream_url=http://h"], "no model server is installed"),
     ],
 )
 def test_a_wrong_command_line_says_why(flags: list[str], message: str) -> None:

@@ -267,6 +267,20 @@ def test_one_connection_serves_one_request_after_another(upstream: Any, proxied:
     assert upstream.n_connections == 1
 
 
+def test_what_one_client_s_answer_sets_goes_out_with_no_other_request(
+    upstream: Any, proxied: Serve
+) -> None:
+    async def script(asked: Any) -> None:
+        await asked.reply(COMPLETION, set_cookie="session=secret; Path=/")
+
+    upstream.scripts[COMPLETIONS] = script
+    with proxied() as port:
+        post(port)
+        post(port)
+
+    assert ["cookie" in asked.headers for asked in upstream.asked_of(COMPLETIONS)] == [False, False]
+
+
 def test_says_done_though_the_server_keeps_its_answer_open(upstream: Any, proxied: Serve) -> None:
     async def script(asked: Any) -> None:
         await asked.begin()
