@@ -26,7 +26,10 @@ def _load_table() -> ModuleType:
 
 
 _table = _load_table()
-_entries = {entry.name: entry for entry in _table.SERVERS}
+_entries = {entry.name: entry for entry in (*_table.SERVERS, _table.PROXY)}
+
+# Fixtures that give one server.
+_SERVERS_OF = {"echo": "echo", "iris": "sklearnserver", "filling_iris": "sklearnserver"}
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +61,7 @@ def running_server(
         yield get
 
 
-@pytest.fixture(params=_entries)
+@pytest.fixture(params=[entry.name for entry in _table.SERVERS])
 def server(
     request: pytest.FixtureRequest, running_server: Callable[[str], "RunningServer"]
 ) -> "RunningServer":
@@ -88,9 +91,22 @@ def echo(running_server: Callable[[str], "RunningServer"]) -> "RunningServer":
     return running_server("echo")
 
 
+# First, as a worker reads the groups in the same hook.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give time to whichever test is the one to start a server, and a busy machine to it."""
+    """Keep a server in one worker, and give time to whichever test is the one to start it."""
     for item in items:
-        is_here = item.path.parent == Path(__file__).parent
-        if is_here and item.get_closest_marker("timeout") is None:
+        if item.path.parent != Path(__file__).parent:
+            continue
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+        if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(90))
+
+
+def _group(item: pytest.Item) -> str:
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    for name in ("server", "openai_server", "other_server"):
+        if isinstance(params.get(name), str):
+            return str(params[name])
+    fixtures: list[str] = getattr(item, "fixturenames", [])
+    return next((group for name, group in _SERVERS_OF.items() if name in fixtures), item.path.name)

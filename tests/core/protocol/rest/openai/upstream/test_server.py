@@ -188,14 +188,16 @@ def test_the_time_of_a_request_is_over_also_for_the_server(
     assert in_flight() == 0
 
 
-@pytest.mark.parametrize("progress", ["nothing", "head", "event"])
+@pytest.mark.parametrize("progress", ["nothing", "body", "head", "event"])
 def test_the_server_sees_that_the_client_has_gone(
     upstream: Any, proxied: Serve, progress: str
 ) -> None:
     is_asked = threading.Event()
 
     async def script(asked: Any) -> None:
-        if progress != "nothing":
+        if progress == "body":
+            await asked.send(b"HTTP/1.1 200 X\r\ncontent-length: 9\r\n\r\n{")
+        elif progress != "nothing":
             await asked.begin()
         if progress == "event":
             await asked.event({"choices": [], "model": "a"})
@@ -207,7 +209,7 @@ def test_the_server_sees_that_the_client_has_gone(
     # A stream had its 200 before.
     before = counted(499)
     with proxied() as port:
-        body = orjson.dumps({**ASKED, "stream": progress != "nothing"})
+        body = orjson.dumps({**ASKED, "stream": progress in ("head", "event")})
         with socket.create_connection(("127.0.0.1", port)) as client:
             head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
             client.sendall(head.encode() + body)
