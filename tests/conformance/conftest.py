@@ -1,15 +1,17 @@
 """Starts each server of the table once, when the first test asks for it."""
 
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
     from tests.conformance.servers import RunningServer
@@ -27,9 +29,6 @@ def _load_table() -> ModuleType:
 
 _table = _load_table()
 _entries = {entry.name: entry for entry in (*_table.SERVERS, _table.PROXY)}
-
-# Fixtures that give one server.
-_SERVERS_OF = {"echo": "echo", "iris": "sklearnserver", "filling_iris": "sklearnserver"}
 
 
 @pytest.fixture(scope="session")
@@ -91,22 +90,24 @@ def echo(running_server: Callable[[str], "RunningServer"]) -> "RunningServer":
     return running_server("echo")
 
 
-# First, as a worker reads the groups in the same hook.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a server in one worker, and give time to whichever test is the one to start it."""
+    """Give time to whichever test is the one to start a server, and a busy machine to it."""
     for item in items:
-        if item.path.parent != Path(__file__).parent:
-            continue
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-        if item.get_closest_marker("timeout") is None:
+        is_here = item.path.parent == Path(__file__).parent
+        if is_here and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(90))
 
 
-def _group(item: pytest.Item) -> str:
-    params = item.callspec.params if hasattr(item, "callspec") else {}
-    for name in ("server", "openai_server", "other_server"):
-        if isinstance(params.get(name), str):
-            return str(params[name])
-    fixtures: list[str] = getattr(item, "fixturenames", [])
-    return next((group for name, group in _SERVERS_OF.items() if name in fixtures), item.path.name)
+class ByServer(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+    """Gives the tests of one server to one worker, so that it starts once; others by their file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path, _, name = nodeid.partition("::")
+        _, _, values = name.partition("[")
+        servers = [each for each in _entries if re.match(rf"{re.escape(each)}[]-]", values)]
+        return max(servers, key=len, default=path)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByServer:
+    """Replace what `--dist` names."""
+    return ByServer(config, log)
