@@ -24,7 +24,8 @@ def test_serves_a_proxy_with_what_the_command_line_says(upstream: Any) -> None:
 
     upstream.scripts |= {COMPLETIONS: script, "/own": upstream.scripts.pop("/health")}
     flags = ("--model_name", "ours", "--upstream_url", upstream.url, "--upstream_model", "theirs")
-    env = {**os.environ, "UPSTREAM_API_KEY": "secret"}
+    # As a file of a secret ends.
+    env = {**os.environ, "UPSTREAM_API_KEY": "secret\n"}
     limits = ("--upstream_health_path", "/own", "--request_timeout_s", "0.5")
 
     with ServerProcess("kserve", *flags, *limits, env=env) as server:
