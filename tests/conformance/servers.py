@@ -4,8 +4,9 @@ An entry says how to start a server and what it answers to one good request of e
 rows of the suite are made from these.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,8 @@ class Server:
 
     Attributes:
         name: What the tests' ids call it.
-        start: Gives the process, not yet started, in an empty folder of its own; further arguments
-            are flags.
+        start: Gives what starts the process, in an empty folder of its own; further arguments are
+            flags.
         model_name: The model that it serves, and no other.
         v1_request: A request that succeeds.
         v1_response: The whole answer to it, in the order of its keys.
@@ -65,7 +66,7 @@ class Server:
     """
 
     name: str
-    start: Callable[..., ServerProcess]
+    start: Callable[..., AbstractContextManager[ServerProcess]]
     model_name: str
     v1_request: Json
     v1_response: Json
@@ -122,6 +123,17 @@ class RunningServer:
     ) -> Response:
         """Send one request over a new connection; see `kserve.testing.request`."""
         return self.process.request(method, path, body, headers, **options)
+
+
+@contextmanager
+def _proxy_of_letters(folder: Path, *flags: str) -> Iterator[ServerProcess]:
+    with ServerProcess(str(_HERE / "openai_server.py")) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        named = ("--model_name", "letters", "--upstream_url", url)
+        with ServerProcess("kserve", *named, *flags) as proxy:
+            # A probe, after which it knows what the server says of its model.
+            proxy.request("GET", "/v2/health/ready")
+            yield proxy
 
 
 def _script(path: Path) -> Callable[..., ServerProcess]:
@@ -906,4 +918,9 @@ SERVERS = (
             "outputs": [{"name": "output-0", "datatype": "FP64", "shape": [-1]}],
         },
     ),
+)
+
+# Passes OpenAI's requests on, so that clients see the server behind it, and has no other protocol.
+PROXY = replace(
+    next(each for each in SERVERS if each.name == "letters"), name="proxy", start=_proxy_of_letters
 )
