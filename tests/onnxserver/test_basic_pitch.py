@@ -1,9 +1,6 @@
 """A real net that a package carries: transcribes music, 230 kB, converted from TensorFlow."""
 
-import os
 import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,16 +9,11 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton
 from tests.onnxserver.graphs import own_session
+from tests.packaged_models import BASIC_PITCH, fetch
 
 from kserve.testing import ServerProcess
 
 pytestmark = [pytest.mark.network, pytest.mark.slow, pytest.mark.timeout(240)]
-
-REQUIREMENT = (
-    "basic-pitch==0.4.0 "
-    "--hash=sha256:738adb503aae7fdfc7d1e1511aa0ce35052315f260a19531ef4c356708425db0\n"
-)
-NET = Path("basic_pitch", "saved_models", "icassp_2022", "nmp.onnx")
 
 # Two seconds of sound at 22,050 Hz, as the net takes it.
 N_SAMPLES = 43844
@@ -29,27 +21,9 @@ N_SAMPLES = 43844
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a directory with the net, from the machine's own index and without dependencies."""
-    uv = os.environ.get("UV") or shutil.which("uv")
-    if uv is None:
-        pytest.skip("uv is needed to fetch the package basic-pitch")
-    folder = tmp_path_factory.mktemp("basic-pitch")
-    (folder / "requirements.txt").write_text(REQUIREMENT)
-    command = [uv, "pip", "install", "--quiet", "--no-config", "--python", sys.executable]
-    command += ["--target", str(folder / "packages"), "--no-deps", "--require-hashes"]
-    done = subprocess.run(
-        [*command, "-r", str(folder / "requirements.txt")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        # A wrong hash is no want of a network.
-        assert "hash" not in done.stderr.lower(), done.stderr
-        pytest.skip(f"the package basic-pitch cannot be fetched: {done.stderr.strip()}")
-    (folder / "model").mkdir()
-    shutil.copy(folder / "packages" / NET, folder / "model" / "nmp.onnx")
-    return folder / "model"
+    """Give a directory with the net alone."""
+    net = shutil.copy(fetch(BASIC_PITCH) / "nmp.onnx", tmp_path_factory.mktemp("basic-pitch"))
+    return Path(net).parent
 
 
 def sound(*frequencies: float) -> np.ndarray:

