@@ -122,7 +122,7 @@ def test_server_answers_a_question_with_the_right_word(client: openai.OpenAI) ->
 
 
 def ask(client: openai.OpenAI, text: str, **more: Any) -> Any:
-    messages = [{"role": "user", "content": text}]
+    messages: list[Any] = [{"role": "user", "content": text}]
     return client.chat.completions.create(
         model="smollm2", messages=messages, temperature=0, max_tokens=80, **more
     )
