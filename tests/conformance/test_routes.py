@@ -28,6 +28,7 @@ POST_ROUTES = [
     "/v1/models/{model}:predict",
     "/v1/models/{model}:explain",
     "/v2/models/{model}/infer",
+    "/v2/models/{model}/generate",
 ]
 
 
@@ -105,6 +106,17 @@ def test_explain_echoes_no_request_header(server: "RunningServer") -> None:
     response = server.request("POST", f"{server.entry.v1}:explain", b"{}", headers)
 
     assert "secret" not in str(response.headers)
+
+
+@pytest.mark.parametrize("route", ["generate", "generate_stream"])
+def test_model_that_writes_no_text_says_so(server: "RunningServer", route: str) -> None:
+    name = server.entry.model_name
+
+    response = server.request("POST", f"{server.entry.v2}/{route}", {"text_input": "a"})
+
+    assert response.status == 501
+    reason = f"model {name} does not implement generate: it writes no text"
+    assert response.json() == {"error": reason}
 
 
 def test_v2_infers(server: "RunningServer") -> None:

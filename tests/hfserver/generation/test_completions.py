@@ -1,7 +1,6 @@
 """Completions over the wire, by OpenAI's own client and by hand."""
 
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,28 +9,22 @@ import openai
 import orjson
 import pytest
 import torch
-from tests.hfserver.generation.tiny_generators import N_BYTES, VOCABULARY, llama, save, tokenizer
+from tests.hfserver.generation.tiny_generators import (
+    LIMIT,
+    N_BYTES,
+    VOCABULARY,
+    expected,
+    llama,
+    make_model,
+    save,
+    wait_for,
+)
 
-from hfserver.checkpoint import open_directory
-from hfserver.detect import Task
 from hfserver.generation.model import HuggingfaceGenerativeModel
-from hfserver.generation.options import GenerationOptions
-from hfserver.loading import LoadOptions
 from kserve.testing import request, serving
 
 PROMPT = "Once upon a time"
 N_TOKENS = 11
-LIMIT = 50_000
-
-
-def make_model(directory: Path, name: str = "toy", **generation: Any) -> HuggingfaceGenerativeModel:
-    return HuggingfaceGenerativeModel(
-        name,
-        open_directory(directory),
-        options=LoadOptions(max_length=LIMIT),
-        generation=GenerationOptions(**{"kv_cache_bytes": 1 << 30, **generation}),
-        task=Task.TEXT_GENERATION,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -55,15 +48,6 @@ def client(server: int) -> Iterator[openai.OpenAI]:
     url = f"http://127.0.0.1:{server}/openai/v1"
     with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
         yield client
-
-
-def expected(prompt: str, n_tokens: int) -> tuple[list[int], str]:
-    """Give the likeliest tokens, and their text, by `generate()`."""
-    codec, reference = tokenizer(), llama()
-    ids = codec(prompt, return_tensors="pt").input_ids
-    output = reference.generate(ids, max_new_tokens=n_tokens, do_sample=False, pad_token_id=0)
-    tokens = output[0, ids.shape[1] :].tolist()
-    return tokens, codec.decode(tokens, skip_special_tokens=True)
 
 
 def ask(client: openai.OpenAI, **arguments: Any) -> Any:
@@ -272,13 +256,6 @@ def test_text_has_the_form_that_is_wanted(client: openai.OpenAI) -> None:
     choice = answer.choices[0]
     assert (len(choice.text), choice.finish_reason) == (4, "stop")
     assert set(choice.text) <= set("abc")
-
-
-def wait_for(is_so: Any) -> None:
-    deadline = time.perf_counter() + 15
-    while not is_so():
-        assert time.perf_counter() < deadline
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize("stream", [False, True])

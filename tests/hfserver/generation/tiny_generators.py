@@ -1,5 +1,6 @@
 """Directories of small random models that write text, with a tokenizer of bytes."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,16 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from hfserver.checkpoint import open_directory
+from hfserver.detect import Task
+from hfserver.generation.model import HuggingfaceGenerativeModel
+from hfserver.generation.options import GenerationOptions
+from hfserver.loading import LoadOptions
+
 EOS, BOS = "</s>", "<s>"
 N_BYTES = 256
 VOCABULARY = 258
+LIMIT = 50_000
 
 
 def tokenizer() -> Any:
@@ -79,3 +87,31 @@ def save(directory: Path, model: Any) -> Path:
     model.save_pretrained(directory)
     tokenizer().save_pretrained(directory)
     return directory
+
+
+def make_model(directory: Path, name: str = "toy", **generation: Any) -> HuggingfaceGenerativeModel:
+    """Make the unloaded model of a directory."""
+    return HuggingfaceGenerativeModel(
+        name,
+        open_directory(directory),
+        options=LoadOptions(max_length=LIMIT),
+        generation=GenerationOptions(**{"kv_cache_bytes": 1 << 30, **generation}),
+        task=Task.TEXT_GENERATION,
+    )
+
+
+def expected(prompt: str, n_tokens: int) -> tuple[list[int], str]:
+    """Give the likeliest tokens, and their text, by `generate()`."""
+    codec, reference = tokenizer(), llama()
+    ids = codec(prompt, return_tensors="pt").input_ids
+    output = reference.generate(ids, max_new_tokens=n_tokens, do_sample=False, pad_token_id=0)
+    tokens = output[0, ids.shape[1] :].tolist()
+    return tokens, codec.decode(tokens, skip_special_tokens=True)
+
+
+def wait_for(is_so: Any) -> None:
+    """Wait for what another thread does; the time only bounds a test that fails."""
+    deadline = time.perf_counter() + 15
+    while not is_so():
+        assert time.perf_counter() < deadline
+        time.sleep(0.005)

@@ -98,20 +98,41 @@ def read_v1(payload: Any) -> tuple[list[Text], Wishes]:
     Raises:
         InvalidInput: It is something else.
     """
-    if isinstance(payload, bytes):
-        # Of a type that says no JSON, which it is all the same.
-        payload = v1_json.decode(payload)
-    if not isinstance(payload, dict) or not ("instances" in payload or "inputs" in payload):
-        raise InvalidInput('Expected "instances" or "inputs" in a JSON object')
-    key = "inputs" if "inputs" in payload else "instances"
-    rows = payload[key]
-    if not isinstance(rows, list):
-        raise InvalidInput(f'Expected "{key}" to be a list')
-    parameters = payload.get("parameters")
-    if parameters is not None and not isinstance(parameters, dict):
-        raise InvalidInput("the request: expected 'parameters' to be an object")
-    texts = [_read_row(row, f"{key}[{index}]") for index, row in enumerate(rows)]
-    return texts, Wishes.read(parameters)
+    rows, parameters = _rows(payload)
+    return [_read_row(row, place) for place, row in rows.items()], Wishes.read(parameters)
+
+
+def read_single_v1(payload: Any) -> tuple[list[str], dict[str, Any]]:
+    """Read a V1 payload of texts alone, and its parameters.
+
+    An instance is a text, or `{"text": ...}`.
+
+    Raises:
+        InvalidInput: It is something else.
+    """
+    rows, parameters = _rows(payload)
+    texts: list[str] = []
+    for place, row in rows.items():
+        text = row[_TEXT] if isinstance(row, dict) and row.keys() == {_TEXT} else row
+        if not isinstance(text, str):
+            raise InvalidInput(
+                f'{place}: expected a text, or {{"{_TEXT}": ...}}, got '
+                f"{shortened(orjson.dumps(row).decode())}"
+            )
+        texts.append(text)
+    return texts, parameters
+
+
+def read_single_v2(request: InferRequest) -> list[str]:
+    """Read a V2 request of texts alone: one input of BYTES, shape [n].
+
+    Raises:
+        InvalidInput: It is something else.
+    """
+    if len(request.inputs) != 1:
+        got = quoted([tensor.name for tensor in request.inputs]) or "none"
+        raise InvalidInput(f"expected one input, got {len(request.inputs)}: {got}")
+    return _read_column(request.inputs[0])
 
 
 def read_v2(request: InferRequest) -> tuple[list[Text], Wishes]:
@@ -138,6 +159,25 @@ def read_v2(request: InferRequest) -> tuple[list[Text], Wishes]:
             f"{_TEXT!r} {len(first)}, {_TEXT_PAIR!r} {len(second)}"
         )
     return list(zip(first, second, strict=True)), wishes
+
+
+def _rows(payload: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Give the rows of a V1 payload by what errors call them, and its parameters."""
+    if isinstance(payload, bytes):
+        # Of a type that says no JSON, which it is all the same.
+        payload = v1_json.decode(payload)
+    if not isinstance(payload, dict) or not ("instances" in payload or "inputs" in payload):
+        raise InvalidInput('Expected "instances" or "inputs" in a JSON object')
+    key = "inputs" if "inputs" in payload else "instances"
+    rows = payload[key]
+    if not isinstance(rows, list):
+        raise InvalidInput(f'Expected "{key}" to be a list')
+    parameters = payload.get("parameters")
+    if parameters is None:
+        parameters = {}
+    if not isinstance(parameters, dict):
+        raise InvalidInput("the request: expected 'parameters' to be an object")
+    return {f"{key}[{index}]": row for index, row in enumerate(rows)}, parameters
 
 
 def _read_row(row: Any, place: str) -> Text:

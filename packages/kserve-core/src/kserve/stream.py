@@ -1,7 +1,12 @@
 """A response that streams: begun in the time of its request, and in flight until its end."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable
+from contextvars import ContextVar
 from typing import Any
+
+# Whether the response to the request at hand may stream: over V2 it may as ModelStreamInfer alone.
+# For models that can do either.
+may_stream_var: ContextVar[bool] = ContextVar("kserve_may_stream", default=False)
 
 
 class Stream:

@@ -16,6 +16,7 @@ from tritonclient.utils import InferenceServerException
 from kserve import InferOutput, InferResponse, Model, TensorModel
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.signature import Signature, Tensors, TensorSpec
+from kserve.stream import may_stream_var
 from kserve.testing import Ports, serving_ports
 
 RECEIVE_S = 10
@@ -47,9 +48,26 @@ class Counter(Model):
             yield InferResponse(payload.id, self.name, [output])
 
 
+class Either(Model):
+    """Answers with two responses where it may stream, else with one."""
+
+    async def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
+        if not may_stream_var.get():
+            return self.answer(payload, 0)
+        return self.answers(payload)
+
+    async def answers(self, payload: Any) -> Any:
+        for index in (1, 2):
+            yield self.answer(payload, index)
+
+    def answer(self, payload: Any, index: int) -> InferResponse:
+        return InferResponse(payload.id, self.name, [InferOutput("index", [1], "INT64", [index])])
+
+
 @pytest.fixture(scope="module")
 def ports() -> Iterator[Ports]:
-    with serving_ports([Doubler("doubler"), Echo("echo"), Counter("counter")]) as ports:
+    models = [Doubler("doubler"), Echo("echo"), Counter("counter"), Either("either")]
+    with serving_ports(models) as ports:
         yield ports
 
 
@@ -212,6 +230,19 @@ def test_a_stream_ends_with_an_empty_response_if_asked_for(client: Any) -> None:
     assert first.parameters["triton_final_response"].bool_param is False
     assert (last.id, last.model_name, len(last.outputs)) == ("7", "counter", 0)
     assert last.parameters["triton_final_response"].bool_param is True
+
+
+def test_a_model_knows_whether_it_may_stream(client: Any) -> None:
+    answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    given = tensor("x", np.array([1], np.int64), "INT64")
+    client.start_stream(lambda result, error: answers.put((result, error)))
+
+    client.async_stream_infer("either", [given])
+    streamed = [answers.get(timeout=RECEIVE_S)[0].as_numpy("index").item() for _ in range(2)]
+    client.stop_stream()
+
+    assert streamed == [1, 2]
+    assert client.infer("either", [given]).as_numpy("index").item() == 0
 
 
 @pytest.mark.anyio

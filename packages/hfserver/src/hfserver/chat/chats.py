@@ -38,6 +38,7 @@ from kserve.protocol.rest.openai.types import (
     ChatCompletion,
     ChatCompletionChunk,
     ChatCompletionRequest,
+    TokenizeRequest,
 )
 
 
@@ -113,6 +114,23 @@ class Chats:
         async for event in events:
             answer.take(event)
         return answer.whole()
+
+    def encode(self, request: TokenizeRequest) -> list[int]:
+        """Give the prompt that a chat becomes; blocks.
+
+        Raises:
+            OpenAIError: The template cannot render it.
+        """
+        chat = ChatInput(
+            messages=request.messages or (),
+            tools=request.tools or (),
+            chat_template=request.chat_template,
+            variables=request.chat_template_kwargs or {},
+            add_generation_prompt=request.add_generation_prompt,
+            continue_final_message=request.continue_final_message,
+            add_special_tokens=bool(request.add_special_tokens),
+        )
+        return self.template.encode(chat)
 
     def _prepare(self, request: ChatCompletionRequest) -> _Prepared:
         use = read_tool_use(

@@ -1,7 +1,7 @@
 """The model that writes text, as the server knows it."""
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, Final
 
 from hfserver.chat.chats import Chats, lazy_compiler
@@ -15,8 +15,12 @@ from hfserver.generation.executors.selection import choose_executor
 from hfserver.generation.loading import LoadedGenerator, engine_config, load_generator
 from hfserver.generation.metrics import forget_model
 from hfserver.generation.options import GenerationOptions
+from hfserver.generation.plain import SIGNATURE, PlainTexts
 from hfserver.generation.text import TextCodec
 from hfserver.loading import LoadOptions
+from kserve.executor import run_in_new_thread
+from kserve.model import Model
+from kserve.protocol.infer_type import InferRequest, InferResponse
 from kserve.protocol.rest.openai.openai_model import OpenAIGenerativeModel
 from kserve.protocol.rest.openai.types import (
     ChatCompletion,
@@ -25,14 +29,19 @@ from kserve.protocol.rest.openai.types import (
     Completion,
     CompletionChunk,
     CompletionRequest,
+    DetokenizeRequest,
+    DetokenizeResponse,
+    TokenizeRequest,
+    TokenizeResponse,
 )
+from kserve.text_generation import GeneratedText, GenerateRequest, TextGenerator
 
 _logger: Final = logging.getLogger(__name__)
 
 _CHAT: Final = ChatOptions()
 
 
-class HuggingfaceGenerativeModel(OpenAIGenerativeModel):
+class HuggingfaceGenerativeModel(Model, OpenAIGenerativeModel, TextGenerator):
     """Serves a model that writes text.
 
     Args:
@@ -78,12 +87,15 @@ class HuggingfaceGenerativeModel(OpenAIGenerativeModel):
             *(self.name, executor.name, executor.device, config.max_model_len),
             *(config.kv_cache_bytes, config.prefix_cache_bytes),
         )
-        codec = TextCodec(loaded.tokenizer, loaded.model.config.get_text_config().vocab_size)
+        self._codec = codec = TextCodec(
+            loaded.tokenizer, loaded.model.config.get_text_config().vocab_size
+        )
         self._engine = Engine(
             self.name, executor, config, loaded.rules, codec.decode, on_failure=self._fail
         )
         compiler = _compiler(loaded)
         self._completions = Completions(self._engine, codec, loaded.defaults, compiler)
+        self._texts = PlainTexts(self.name, self._completions)
         self._chats = Chats(
             self._engine, codec, loaded.tokenizer, loaded.defaults, compiler, self._chat
         )
@@ -97,6 +109,55 @@ class HuggingfaceGenerativeModel(OpenAIGenerativeModel):
         self._engine.stop()
         forget_model(self.name)
 
+    async def predict(
+        self,
+        payload: Any,
+        headers: dict[str, str] | None = None,
+        response_headers: dict[str, str] | None = None,
+    ) -> dict[str, Any] | InferResponse | AsyncGenerator[InferResponse]:
+        """Continue the texts of a V1 or V2 request; see `PlainTexts`."""
+        if isinstance(payload, InferRequest):
+            return await self._texts.answer_v2(payload, self.version)
+        return await self._texts.answer_v1(payload)
+
+    def generate(
+        self, request: GenerateRequest, headers: dict[str, str] | None = None
+    ) -> AsyncGenerator[GeneratedText]:
+        """Continue a text; see `PlainTexts`."""
+        return self._texts.generate(request)
+
+    def get_input_types(self) -> list[dict[str, Any]]:
+        """Give the metadata of the input."""
+        return [spec.metadata() for spec in SIGNATURE.inputs]
+
+    def get_output_types(self) -> list[dict[str, Any]]:
+        """Give the metadata of the output."""
+        return [spec.metadata() for spec in SIGNATURE.outputs]
+
+    async def create_tokenize(
+        self, request: TokenizeRequest, raw_request: Any = None, context: Any = None
+    ) -> TokenizeResponse:
+        """Give the token ids of a text, or of the prompt that a chat becomes."""
+        ids = await run_in_new_thread(self._encode, request)
+        return TokenizeResponse(
+            tokens=ids,
+            count=len(ids),
+            max_model_len=self.max_model_len,
+            token_strs=self._codec.tokens(ids) if request.return_token_strs else None,
+        )
+
+    async def create_detokenize(
+        self, request: DetokenizeRequest, raw_request: Any = None, context: Any = None
+    ) -> DetokenizeResponse:
+        """Give the text of token ids, special ones included.
+
+        Raises:
+            InvalidInput: The model does not know one of them.
+        """
+        self._codec.check(request.tokens, "tokens")
+        text = self._codec.decode(request.tokens, skip_special_tokens=False)
+        return DetokenizeResponse(prompt=text)
+
     async def create_completion(
         self, request: CompletionRequest, raw_request: Any = None, context: Any = None
     ) -> Completion | AsyncIterator[CompletionChunk | str]:
@@ -108,6 +169,11 @@ class HuggingfaceGenerativeModel(OpenAIGenerativeModel):
     ) -> ChatCompletion | AsyncIterator[ChatCompletionChunk | str]:
         """Answer in a chat; see `Chats.create`."""
         return await self._chats.create(request)
+
+    def _encode(self, request: TokenizeRequest) -> list[int]:
+        if request.prompt is not None:
+            return self._codec.encode(request.prompt, request.add_special_tokens is not False)
+        return self._chats.encode(request)
 
     def _fail(self, reason: str) -> None:
         """Take the model out of service for good; called on the engine's thread."""

@@ -48,6 +48,10 @@ class TextCodec:
                     f"{field}: expected token ids from 0 to {size - 1}, got {token_id}"
                 )
 
+    def tokens(self, token_ids: Sequence[int]) -> list[str]:
+        """Give tokens as the vocabulary has them."""
+        return list(self._tokenizer.convert_ids_to_tokens(list(token_ids)))
+
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Give the text of tokens."""
         text: str

@@ -31,6 +31,7 @@ from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceSe
 from kserve.protocol.grpc.metadata import REQUEST_ID, encode_headers, to_headers
 from kserve.protocol.infer_type import InferRequest, InferResponse
 from kserve.protocol.tensor import RawData
+from kserve.stream import may_stream_var
 
 # Source: https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/decoupled_models.html
 _WANTS_EMPTY_FINAL: Final = "triton_enable_empty_final_response"
@@ -214,6 +215,7 @@ class InferenceServicer(GRPCInferenceServiceServicer):
             request, endpoint = await self._read(call, message, message.raw_input_contents)
             assert request.parameters is not None
             wants_empty_final = request.parameters.pop(_WANTS_EMPTY_FINAL, False)
+            may_stream_var.set(True)
             result = await self._run(endpoint, request, context)
             if not hasattr(result, "__aiter__"):
                 yield _marked(_encode(result, request), is_final=True)

@@ -34,6 +34,7 @@ _V1_LIST: Final = "/v1/models"
 _V1_MODELS: Final = "/v1/models/"
 _V2_MODELS: Final = "/v2/models/"
 _V2_INFER: Final = "/infer"
+_V2_GENERATE: Final = ("/generate", "/generate_stream")
 _V1_VERBS: Final = ("predict", "explain")
 _REST_APP: Final = "kserve.rest_app"
 _DRAINING: Final = "The server is shutting down."
@@ -138,6 +139,9 @@ class RestApp:
                 exchange.model_name = name
                 await v2.infer(self._dataplane, exchange, name, version)
                 return
+            if path.endswith(_V2_GENERATE):
+                await self._generate(exchange, path)
+                return
         elif path.startswith(_V1_MODELS):
             exchange.protocol = "v1"
             name, _, verb = path[len(_V1_MODELS) :].rpartition(":")
@@ -151,6 +155,17 @@ class RestApp:
             return
         # `app` makes Starlette's router raise HTTPException, which becomes a JSON body here.
         await self._router({**scope, "path": path, "app": self}, receive, exchange.send)
+
+    async def _generate(self, exchange: Exchange, path: str) -> None:
+        _require_post(exchange.scope)
+        # Only now: most servers have no model that writes text.
+        from kserve.protocol.rest import generate
+
+        model, _, route = path[len(_V2_MODELS) :].rpartition("/")
+        name, version = split_version(model)
+        exchange.model_name = name
+        streams = route == "generate_stream"
+        await generate.answer(self._dataplane, exchange, name, version, streams=streams)
 
     async def _answer_openai(self, exchange: Exchange, path: str) -> bool:
         """Answer a request of OpenAI's routes; says whether it is one and they are there.

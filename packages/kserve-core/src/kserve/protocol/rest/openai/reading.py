@@ -235,13 +235,17 @@ def _check_chat(request: Any) -> None:
             "top_logprobs",
             _INVALID_VALUE,
         )
+    _check_prompt_end(request)
+    _check_tools(request)
+
+
+def _check_prompt_end(request: Any) -> None:
     if request.continue_final_message and request.add_generation_prompt:
         raise invalid_request(
             "'continue_final_message' and 'add_generation_prompt' cannot both be true",
             "continue_final_message",
             _INVALID_VALUE,
         )
-    _check_tools(request)
 
 
 def _check_tools(request: Any) -> None:
@@ -348,6 +352,7 @@ def _check_tokenize(request: Any) -> None:
         )
     if request.messages is not None:
         check_messages(request.messages)
+        _check_prompt_end(request)
 
 
 def _check_nothing(request: Any) -> None:

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from kserve.protocol.compression import RawHeaders
 from kserve.protocol.dataplane import DataPlane
+from kserve.protocol.rest.event_stream import EVENT_HEADERS
 from kserve.protocol.rest.exchange import JSON_HEADERS, Exchange, encode_headers
 from kserve.protocol.rest.openai import reading
 from kserve.protocol.rest.openai.encoding import encode, encode_chunk
@@ -15,13 +16,6 @@ from kserve.protocol.rest.openai.event_stream import EventStream
 from kserve.protocol.rest.openai.failures import error_response
 from kserve.protocol.rest.openai.handlers import Call, handler
 from kserve.protocol.rest.openai.types import ErrorResponse, OpenAIRequest
-
-# Proxies that gather a response before they pass it on would hold up its events.
-_EVENT_HEADERS: Final[RawHeaders] = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
 
 # What the log calls the model of a request that names none.
 _UNNAMED: Final = "-"
@@ -73,9 +67,9 @@ async def _reply(
 ) -> None:
     if hasattr(result, "__aiter__"):
         events = EventStream(result, exchange.note_failure)
-        names = {name for name, _ in _EVENT_HEADERS}
+        names = {name for name, _ in EVENT_HEADERS}
         others = [pair for pair in headers if pair[0] not in names]
-        await exchange.stream(events, [*_EVENT_HEADERS, *others])
+        await exchange.stream(events, [*EVENT_HEADERS, *others])
     elif isinstance(result, ErrorResponse):
         body = encode_chunk(result)
         others = [pair for pair in headers if pair[0] != b"content-type"]
