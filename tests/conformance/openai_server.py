@@ -12,6 +12,7 @@ from kserve.protocol.rest.openai import (
     ChatPrompt,
     OpenAIChatAdapterModel,
     OpenAIEncoderModel,
+    invalid_request,
     truncated,
 )
 from kserve.protocol.rest.openai.types import (
@@ -125,8 +126,14 @@ class Letters(TensorModel, OpenAIEncoderModel, OpenAIChatAdapterModel, TextGener
     ) -> Any:
         """Write each prompt backwards."""
         texts = [_text(prompt)[::-1] for prompt in request.prompts]
+        if (request.max_tokens or 0) > self.max_model_len:
+            raise invalid_request(
+                f"'max_tokens': expected at most {self.max_model_len}, got {request.max_tokens}",
+                "max_tokens",
+                "context_length_exceeded",
+            )
         if request.stream:
-            return self._chunks(request, texts[0])
+            return self._chunks(request, texts)
         n_tokens = sum(map(len, texts))
         choices = [
             CompletionChoice(index=index, text=text, finish_reason="stop")
@@ -136,17 +143,22 @@ class Letters(TensorModel, OpenAIEncoderModel, OpenAIChatAdapterModel, TextGener
         return Completion(model=request.model, choices=choices, usage=usage)
 
     async def _chunks(
-        self, request: CompletionRequest, text: str
+        self, request: CompletionRequest, texts: list[str]
     ) -> AsyncIterator[CompletionChunk]:
+        wants_usage = request.stream_options is not None and request.stream_options.include_usage
         first = CompletionChunk(model=request.model, choices=[])
-        for index, letter in enumerate(text):
-            is_last = index == len(text) - 1
-            choice = CompletionChunkChoice(
-                index=0, text=letter, finish_reason="stop" if is_last else None
-            )
-            yield CompletionChunk(
-                id=first.id, created=first.created, model=request.model, choices=[choice]
-            )
+        own: dict[str, Any] = {"id": first.id, "created": first.created, "model": request.model}
+        for index, text in enumerate(texts):
+            for place, letter in enumerate(text, 1):
+                reason: Any = "stop" if place == len(text) else None
+                choice = CompletionChunkChoice(index=index, text=letter, finish_reason=reason)
+                chunk = CompletionChunk(**own, choices=[choice])
+                if wants_usage:
+                    chunk.usage = None
+                yield chunk
+        if wants_usage:
+            n_tokens = sum(map(len, texts))
+            yield CompletionChunk(**own, choices=[], usage=UsageInfo.of(n_tokens, n_tokens))
 
     def _count(self, texts: list[Any]) -> NDArray[np.float32]:
         counts = [[_text(text).count(letter) for letter in "abcd"] for text in texts]

@@ -166,24 +166,64 @@ def test_the_async_client_gets_many_answers_at_once(openai_server: "RunningServe
         assert has(answer.model_dump(), expected, max(entry.tolerance, 1e-7))
 
 
+def chunks_of(response: "Response") -> list[Any]:
+    """Give the chunks of a stream, all of whose bytes are as they must be."""
+    *events, done, end = response.body.decode().split("\n\n")
+    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert (done, end) == ("data: [DONE]", "")
+    assert all(event.startswith("data: {") and "\n" not in event for event in events)
+    return [orjson.loads(event.removeprefix("data: ")) for event in events]
+
+
 def test_streams_events_to_the_letter(openai_server: "RunningServer") -> None:
     for api, text in row(openai_server).texts.items():
-        response = ask(openai_server, api, stream=True)
+        chunks = chunks_of(ask(openai_server, api, stream=True))
 
-        *events, done, end = response.body.decode().split("\n\n")
-        assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
-        assert (done, end) == ("data: [DONE]", "")
-        assert all(event.startswith("data: {") for event in events)
-        chunks = [orjson.loads(event.removeprefix("data: ")) for event in events]
         assert len({(chunk["id"], chunk["created"], chunk["model"]) for chunk in chunks}) == 1
+        assert not any("usage" in chunk for chunk in chunks)
         choices = [choice for chunk in chunks for choice in chunk["choices"]]
-        pieces = [each.get("text") or each.get("delta", {}).get("content") for each in choices]
-        assert "".join(filter(None, pieces)) == text
-        reasons = [choice["finish_reason"] for choice in choices]
-        assert reasons[-1] is not None and not any(reasons[:-1])
-        if api == "chat/completions":
-            roles = [choice["delta"].get("role") for choice in choices]
-            assert roles == ["assistant", *[None] * (len(roles) - 1)]
+        for index in {choice["index"] for choice in choices}:
+            own = [choice for choice in choices if choice["index"] == index]
+            pieces = [each.get("text") or each.get("delta", {}).get("content") for each in own]
+            assert index or "".join(filter(None, pieces)) == text
+            reasons = [choice["finish_reason"] for choice in own]
+            assert reasons[-1] is not None and not any(reasons[:-1])
+            if api == "chat/completions":
+                roles = [choice["delta"].get("role") for choice in own]
+                assert roles == ["assistant", *[None] * (len(roles) - 1)]
+
+
+def test_a_stream_has_its_usage_in_a_chunk_of_its_own(openai_server: "RunningServer") -> None:
+    for api in row(openai_server).texts:
+        whole = ask(openai_server, api).json()["usage"]
+        options = {"include_usage": True}
+        *chunks, last = chunks_of(ask(openai_server, api, stream=True, stream_options=options))
+
+        assert all(chunk["usage"] is None and chunk["choices"] for chunk in chunks)
+        assert last["choices"] == []
+        names = ("prompt_tokens", "completion_tokens", "total_tokens")
+        assert [last["usage"][name] for name in names] == [whole[name] for name in names]
+
+
+def test_refuses_more_than_its_context_with_a_status(openai_server: "RunningServer") -> None:
+    for api in row(openai_server).texts:
+        for is_streamed in (False, True):
+            response = ask(openai_server, api, stream=is_streamed, max_tokens=1_000_000)
+
+            assert response.status == 400
+            assert error(response)["code"] == "context_length_exceeded"
+
+
+def test_refuses_suffix_and_best_of(openai_server: "RunningServer") -> None:
+    if "completions" not in row(openai_server).requests:
+        pytest.skip("no completions")
+    for name, value in {"suffix": "x", "best_of": 2}.items():
+        response = ask(openai_server, "completions", **{name: value})
+
+        assert response.status == 400
+        assert error(response)["code"] == "unsupported_parameter"
+        assert error(response)["param"] == name
+    assert ask(openai_server, "completions", suffix="", best_of=1).status == 200
 
 
 def test_lists_its_model_for_both_protocols(openai_server: "RunningServer") -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from hfserver.chat.families import family_names
 from hfserver.chat.grammar import MAX_GRAMMAR_CHARS
 from hfserver.chat.messages import MAX_MESSAGES, MAX_TOOLS
+from hfserver.generation.interface import MAX_N
 from hfserver.generation.params import MAX_BIASES, MAX_STOPS
 
 PAGE = (Path(__file__).parents[3] / "docs" / "chats.md").read_text(encoding="utf-8")
@@ -26,4 +27,5 @@ def test_has_all_families_in_their_order() -> None:
 def test_has_the_limits() -> None:
     numbers = [int(re.sub(r"\D", "", row[1])) for row in rows("| what | at most |")]
 
-    assert numbers == [MAX_MESSAGES, MAX_TOOLS, MAX_GRAMMAR_CHARS, MAX_STOPS, MAX_BIASES]
+    limits = [MAX_MESSAGES, MAX_TOOLS, MAX_GRAMMAR_CHARS, MAX_STOPS, MAX_BIASES, MAX_N]
+    assert numbers == limits

@@ -1,9 +1,12 @@
 """A real model that a package carries: SmolLM2-135M-Instruct, 98 MB, as GGUF."""
 
 import asyncio
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import openai
 import pytest
 import torch
@@ -77,23 +80,29 @@ async def test_sixteen_requests_get_what_generate_gives_each(
     engine.executor.restore()
 
 
-def test_server_answers_a_question_with_the_right_word(directory: Path) -> None:
+@pytest.fixture(scope="module")
+def client(directory: Path) -> Iterator[openai.OpenAI]:
+    """Give a client of a server of the model."""
     with (
         ServerProcess(
             "hfserver",
             *("--model_dir", str(directory), "--model_name", "smollm2", "--max_model_len", "512"),
             start_timeout_s=300,
         ) as server,
-        openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none") as client,
+        openai.OpenAI(
+            base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none", max_retries=0
+        ) as client,
     ):
-        arguments: Any = {"model": "smollm2", "prompt": QUESTION, "temperature": 0, "logprobs": 2}
-        whole = client.completions.create(**arguments)
-        chunks = list(
-            client.completions.create(
-                **arguments, stream=True, stream_options={"include_usage": True}
-            )
-        )
-        cards = client.models.list().data
+        yield client
+
+
+def test_server_answers_a_question_with_the_right_word(client: openai.OpenAI) -> None:
+    arguments: Any = {"model": "smollm2", "prompt": QUESTION, "temperature": 0, "logprobs": 2}
+    whole = client.completions.create(**arguments)
+    chunks = list(
+        client.completions.create(**arguments, stream=True, stream_options={"include_usage": True})
+    )
+    cards = client.models.list().data
 
     choice = whole.choices[0]
     assert choice.text == "The capital of France is Paris."
@@ -110,6 +119,78 @@ def test_server_answers_a_question_with_the_right_word(directory: Path) -> None:
     assert logprobs is not None
     assert "".join(logprobs.tokens or []).startswith(choice.text)
     assert [(card.id, getattr(card, "max_model_len", None)) for card in cards] == [("smollm2", 512)]
+
+
+def ask(client: openai.OpenAI, text: str, **more: Any) -> Any:
+    messages: list[Any] = [{"role": "user", "content": text}]
+    return client.chat.completions.create(
+        model="smollm2", messages=messages, temperature=0, max_tokens=80, **more
+    )
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_chat_answers_a_question_with_the_right_word(
+    is_streamed: bool, client: openai.OpenAI
+) -> None:
+    answer = ask(client, "What is the capital of France?", stream=is_streamed)
+
+    choices = [part.choices[0] for part in (answer if is_streamed else [answer])]
+    messages = [choice.delta if is_streamed else choice.message for choice in choices]
+    assert "Paris" in "".join(message.content or "" for message in messages)
+    assert choices[-1].finish_reason == "stop"
+
+
+def test_it_calls_a_tool_where_it_has_to(client: openai.OpenAI) -> None:
+    parameters = {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string"},
+            "unit": {"enum": ["celsius", "fahrenheit"]},
+        },
+        "required": ["city", "unit"],
+        "additionalProperties": False,
+    }
+    function = {"name": "get_weather", "description": "Tell the weather.", "parameters": parameters}
+    answer = ask(
+        client,
+        "What is the weather in Paris?",
+        tools=[{"type": "function", "function": function}],
+        tool_choice="required",
+        parallel_tool_calls=False,
+    )
+
+    choice = answer.choices[0]
+    (call,) = choice.message.tool_calls
+    assert (call.function.name, choice.finish_reason) == ("get_weather", "tool_calls")
+    arguments = json.loads(call.function.arguments)
+    jsonschema.validate(arguments, parameters)
+    assert arguments["city"] == "Paris"
+
+
+def test_it_obeys_a_schema(client: openai.OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "capital": {"type": "string"},
+            "continent": {"enum": ["Africa", "Asia", "Europe"]},
+        },
+        "required": ["capital", "continent"],
+        "additionalProperties": False,
+    }
+    answer = ask(
+        client,
+        "Which is the capital of France, and on which continent is it? Answer in JSON.",
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "place", "schema": schema, "strict": True},
+        },
+    )
+
+    choice = answer.choices[0]
+    place = json.loads(choice.message.content)
+    jsonschema.validate(place, schema)
+    assert choice.finish_reason == "stop"
+    assert "Paris" in place["capital"]
 
 
 def test_logits_are_those_of_the_weights_in_the_file(loaded: LoadedGenerator) -> None:

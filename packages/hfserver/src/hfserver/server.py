@@ -154,6 +154,8 @@ def _make_generative(
         generation=generation,
         task=task,
         chat=chat,
+        log_requests=options.log_requests,
+        max_log_len=options.max_log_len,
     )
 
 

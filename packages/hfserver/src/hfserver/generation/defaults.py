@@ -8,7 +8,7 @@ from typing import Any, Final
 from hfserver.generation.settings import TokenRules
 from kserve.errors import ModelLoadError
 
-_logger: Final = logging.getLogger(__name__)
+_logger: Final = logging.getLogger(f"kserve.{__name__}")
 
 # What configurations call the longest context, in the order in which they are believed.
 _LENGTH_NAMES: Final = (

@@ -25,7 +25,7 @@ from hfserver.generation.sequence import DecodeText, GrowingSequence, Job
 from hfserver.generation.settings import EngineConfig, TokenRules, count_that_fits
 from kserve.errors import InferenceServerError, InvalidInput, ModelNotReady, TooManyRequests
 
-_logger: Final = logging.getLogger(__name__)
+_logger: Final = logging.getLogger(f"kserve.{__name__}")
 
 # Steps that fail for no request's fault, one after the other, until the engine gives up.
 _MAX_FAILED_STEPS: Final = 5

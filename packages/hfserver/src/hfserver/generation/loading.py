@@ -32,7 +32,7 @@ from hfserver.loading import (
 from kserve.errors import ModelLoadError
 from kserve.memory import memory_limit
 
-_logger: Final = logging.getLogger(__name__)
+_logger: Final = logging.getLogger(f"kserve.{__name__}")
 
 # Of the memory that the model leaves: what runs, and what is kept of what ran.
 _KV_SHARE: Final = 1 / 2

@@ -12,10 +12,12 @@ from hfserver.detect import Task
 from hfserver.generation.completions import Completions
 from hfserver.generation.engine import Engine
 from hfserver.generation.executors.selection import choose_executor
+from hfserver.generation.interface import GenerationEngine
 from hfserver.generation.loading import LoadedGenerator, engine_config, load_generator
 from hfserver.generation.metrics import forget_model
 from hfserver.generation.options import GenerationOptions
 from hfserver.generation.plain import SIGNATURE, PlainTexts
+from hfserver.generation.request_log import LoggedEngine
 from hfserver.generation.text import TextCodec
 from hfserver.loading import LoadOptions
 from kserve.executor import run_in_new_thread
@@ -36,7 +38,7 @@ from kserve.protocol.rest.openai.types import (
 )
 from kserve.text_generation import GeneratedText, GenerateRequest, TextGenerator
 
-_logger: Final = logging.getLogger(__name__)
+_logger: Final = logging.getLogger(f"kserve.{__name__}")
 
 _CHAT: Final = ChatOptions()
 
@@ -51,6 +53,8 @@ class HuggingfaceGenerativeModel(Model, OpenAIGenerativeModel, TextGenerator):
         generation: What the command line says about generation.
         task: One of `GENERATIVE_TASKS`.
         chat: What the command line says about chats.
+        log_requests: Whether prompts are logged.
+        max_log_len: Characters of a prompt that are logged; None for all.
     """
 
     platform = "huggingface"
@@ -64,6 +68,8 @@ class HuggingfaceGenerativeModel(Model, OpenAIGenerativeModel, TextGenerator):
         generation: GenerationOptions,
         task: Task,
         chat: ChatOptions = _CHAT,
+        log_requests: bool = False,
+        max_log_len: int | None = None,
     ) -> None:
         super().__init__(name)
         self.task = task
@@ -72,6 +78,8 @@ class HuggingfaceGenerativeModel(Model, OpenAIGenerativeModel, TextGenerator):
         self._options = options
         self._generation = generation
         self._chat = chat
+        self._log_requests = log_requests
+        self._max_log_len = max_log_len
 
     def load(self) -> bool:
         """Load the model, check how it can be run, and start its engine.
@@ -93,12 +101,13 @@ class HuggingfaceGenerativeModel(Model, OpenAIGenerativeModel, TextGenerator):
         self._engine = Engine(
             self.name, executor, config, loaded.rules, codec.decode, on_failure=self._fail
         )
+        engine: GenerationEngine = self._engine
+        if self._log_requests:
+            engine = LoggedEngine(self._engine, self.name, codec, self._max_log_len)
         compiler = _compiler(loaded)
-        self._completions = Completions(self._engine, codec, loaded.defaults, compiler)
+        self._completions = Completions(engine, codec, loaded.defaults, compiler)
         self._texts = PlainTexts(self.name, self._completions)
-        self._chats = Chats(
-            self._engine, codec, loaded.tokenizer, loaded.defaults, compiler, self._chat
-        )
+        self._chats = Chats(engine, codec, loaded.tokenizer, loaded.defaults, compiler, self._chat)
         self.max_model_len = config.max_model_len
         self.ready = True
         return self.ready

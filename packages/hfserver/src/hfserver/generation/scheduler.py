@@ -22,7 +22,7 @@ from hfserver.generation.sequence import GrowingSequence, Job
 from hfserver.generation.settings import EngineConfig
 from kserve.errors import DeadlineExceeded, InferenceError
 
-_logger: Final = logging.getLogger(__name__)
+_logger: Final = logging.getLogger(f"kserve.{__name__}")
 
 # Decodes leave prompts at least this share of a step's tokens, or they would starve.
 _PROMPT_SHARE: Final = 4

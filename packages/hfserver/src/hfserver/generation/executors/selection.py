@@ -17,7 +17,7 @@ from hfserver.generation.executors.ragged import RaggedExecutor
 from hfserver.generation.executors.recompute import RecomputeExecutor
 from hfserver.generation.executors.sequential import SequentialExecutor
 
-_logger: Final = logging.getLogger(__name__)
+_logger: Final = logging.getLogger(f"kserve.{__name__}")
 
 # Two sequences of different lengths; the first one's prompt comes in two parts.
 _LENGTHS: Final = (13, 9)

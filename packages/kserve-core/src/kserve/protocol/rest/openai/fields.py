@@ -54,6 +54,9 @@ _SAMPLING: Final[Mapping[str, Refusal]] = {
     "prompt_logprobs": Refusal(f"{_NOT_DONE}; use 'echo' with 'logprobs' of a completion", ()),
     "prompt_embeds": Refusal(_NOT_DONE),
     "kv_transfer_params": Refusal(_NOT_DONE),
+    "repetition_detection": Refusal(f"{_NOT_DONE}; use 'frequency_penalty'"),
+    "return_tokens_as_token_ids": Refusal("use 'return_token_ids'", (False,)),
+    "vllm_xargs": Refusal(_NOT_DONE, ({},)),
     "guided_json": Refusal(_GUIDED),
     "guided_regex": Refusal(_GUIDED),
     "guided_choice": Refusal(_GUIDED),
@@ -82,6 +85,8 @@ REFUSED: Final[Mapping[str, Mapping[str, Refusal]]] = {
         "audio": Refusal("answers are text"),
         "web_search_options": Refusal("the server searches nothing"),
         "mm_processor_kwargs": Refusal(_NOT_DONE, ({},)),
+        "media_io_kwargs": Refusal("messages are texts", ({},)),
+        "thinking_token_budget": Refusal(f"{_NOT_DONE}; use 'max_completion_tokens'"),
         "best_of": Refusal("use 'n'", (1,)),
     },
     "embeddings": {
