@@ -1,7 +1,6 @@
 """Loads a model that writes text, with its tokenizer: from safetensors, or from a GGUF file."""
 
 import logging
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +16,7 @@ from hfserver.generation.defaults import (
     sampling_defaults,
     token_rules,
 )
+from hfserver.generation.memory import memory_left
 from hfserver.generation.options import GenerationOptions
 from hfserver.generation.settings import EngineConfig, TokenRules
 from hfserver.gguf_files import find_gguf
@@ -29,7 +29,6 @@ from hfserver.loading import (
     resolve_dtype,
 )
 from kserve.errors import ModelLoadError
-from kserve.memory import memory_limit
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -93,7 +92,7 @@ def engine_config(
     loaded: LoadedGenerator, generation: GenerationOptions, device: torch.device
 ) -> EngineConfig:
     """Give the limits of an engine, of which those of memory follow from what the model leaves."""
-    left = max(_memory_left(device), _LEAST_BYTES)
+    left = max(memory_left(device), _LEAST_BYTES)
     kv_bytes, prefix_bytes = generation.kv_cache_bytes, generation.prefix_cache_bytes
     return EngineConfig(
         max_model_len=loaded.max_model_len,
@@ -172,17 +171,3 @@ def _quantization(name: str) -> Any:
 
 def _with_device(options: LoadOptions, device: str) -> LoadOptions:
     return replace(options, device=device)
-
-
-def _memory_left(device: torch.device) -> int:
-    """Give the bytes that are free, of the device's memory or of what this process may have."""
-    if device.type == "cuda":
-        free: int = torch.cuda.mem_get_info(device)[0]
-        return free
-    return memory_limit() - _resident_bytes()
-
-
-def _resident_bytes() -> int:
-    # In pages: size, resident, ... Source: proc_pid_statm(5).
-    fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
