@@ -122,6 +122,7 @@ def test_memory_is_shared_out_unless_it_is_given(directory: Path) -> None:
 @pytest.mark.parametrize("quantization", ["bnb-8bit", "bnb-4bit"])
 @pytest.mark.filterwarnings("ignore")
 def test_weights_may_be_made_smaller(quantization: str, directory: Path) -> None:
+    pytest.importorskip("bitsandbytes")
     loaded = load(directory, quantization=quantization)
 
     layer = loaded.model.model.layers[0].mlp.gate_proj

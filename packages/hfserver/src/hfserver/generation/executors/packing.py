@@ -25,7 +25,7 @@ _N_ROWS: Final = 16
 _COPY_SHARE: Final = 1 / 8
 
 
-class PackedLinear(nn.Module):
+class PackedLinear(nn.Module):  # type: ignore[misc]
     """Takes the place of a linear layer.
 
     Args:
@@ -72,7 +72,7 @@ class PackedModel:
                 continue
             setattr(parent, name, PackedLinear(linear))
             if not is_shared:
-                linear.weight = None  # type: ignore[assignment]
+                linear.weight = None
             self._replaced.append((parent, name, linear))
         _logger.debug("%d linear layers are packed", len(self._replaced))
 
