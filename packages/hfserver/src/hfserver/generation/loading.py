@@ -29,8 +29,7 @@ from hfserver.loading import (
     resolve_dtype,
 )
 from kserve.errors import ModelLoadError
-
-_logger: Final = logging.getLogger(__name__)
+from kserve.logging import logger
 
 # Of the memory that the model leaves: what runs, and what is kept of what ran.
 _KV_SHARE: Final = 1 / 2
@@ -131,7 +130,7 @@ def _load_gguf(
         raise ModelLoadError(
             f"{path}: --quantization: expected safetensors; a GGUF file is quantized already"
         )
-    _logger.info("%s: its weights are unpacked, and take as much memory as if they were not", path)
+    logger.info("%s: its weights are unpacked, and take as much memory as if they were not", path)
     device = resolve_device(generation.device)
     source: dict[str, Any] = {
         "pretrained_model_name_or_path": path.parent,

@@ -1,6 +1,5 @@
 """The model that writes text, as the server knows it."""
 
-import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from hfserver.generation.metrics import forget_model
 from hfserver.generation.options import GenerationOptions
 from hfserver.generation.text import TextCodec
 from hfserver.loading import LoadOptions
+from kserve.logging import logger
 from kserve.protocol.rest.openai.openai_model import OpenAIGenerativeModel
 from kserve.protocol.rest.openai.types import (
     ChatCompletion,
@@ -26,8 +26,6 @@ from kserve.protocol.rest.openai.types import (
     CompletionChunk,
     CompletionRequest,
 )
-
-_logger: Final = logging.getLogger(__name__)
 
 _CHAT: Final = ChatOptions()
 
@@ -73,7 +71,7 @@ class HuggingfaceGenerativeModel(OpenAIGenerativeModel):
         loaded = load_generator(self._checkpoint, self._options, self._generation, self.task)
         executor = choose_executor(loaded.model)
         config = engine_config(loaded, self._generation, executor.device)
-        _logger.info(
+        logger.info(
             "Model %s: executor %s on %s, context %d tokens, KV cache %d bytes, prefixes %d bytes",
             *(self.name, executor.name, executor.device, config.max_model_len),
             *(config.kv_cache_bytes, config.prefix_cache_bytes),

@@ -5,7 +5,6 @@ in a step of some sequences. oneDNN can be given it in order, as torch's own com
 step of 8 sequences takes about two thirds of the time then, and a long prompt four fifths.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
@@ -15,8 +14,7 @@ from torch import nn
 
 from hfserver.generation.memory import memory_left
 from hfserver.loading import has_bfloat16
-
-_logger: Final = logging.getLogger(__name__)
+from kserve.logging import logger
 
 # How many rows the order is made for; others are as right, and hardly slower.
 _N_ROWS: Final = 16
@@ -74,7 +72,7 @@ class PackedModel:
             if not is_shared:
                 linear.weight = None
             self._replaced.append((parent, name, linear))
-        _logger.debug("%d linear layers are packed", len(self._replaced))
+        logger.debug("%d linear layers are packed", len(self._replaced))
 
     def __bool__(self) -> bool:
         """Whether any layer is packed."""

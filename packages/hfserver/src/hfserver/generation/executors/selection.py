@@ -4,7 +4,6 @@ What a model says of itself is not enough: an architecture may keep or mix what 
 each executor has to compute two short random sequences, in parts and together, before it is used.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -17,8 +16,7 @@ from hfserver.generation.executors.packing import PackedModel
 from hfserver.generation.executors.ragged import RaggedExecutor
 from hfserver.generation.executors.recompute import RecomputeExecutor
 from hfserver.generation.executors.sequential import SequentialExecutor
-
-_logger: Final = logging.getLogger(__name__)
+from kserve.logging import logger
 
 # Two sequences of different lengths; the first one's prompt comes in two parts.
 _LENGTHS: Final = (13, 9)
@@ -74,7 +72,7 @@ def _try(
         reason = f"{type(exc).__name__}: {exc}"
     if reason is None:
         return executor
-    _logger.info("Executor %s does not suit the model: %s", name, reason)
+    logger.info("Executor %s does not suit the model: %s", name, reason)
     if isinstance(executor, RaggedExecutor):
         executor.restore()
     return None
@@ -92,7 +90,7 @@ def _pack(model: Any, sequences: Sequence[Sequence[int]], expected: Sequence[tor
     except Exception as exc:
         reason = f"{type(exc).__name__}: {exc}"
     if reason is not None:
-        _logger.info("The model's weights cannot be packed: %s", reason)
+        logger.info("The model's weights cannot be packed: %s", reason)
         packed.undo()
 
 
