@@ -1,5 +1,6 @@
 """What is read of a directory: weights, a GGUF file, defaults, limits."""
 
+import gc
 import logging
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,8 @@ def test_damaged_gguf_file_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(ModelLoadError, match="toy.gguf: "):
         load(tmp_path)
+    # It does without while a file is read.
+    assert gc.isenabled()
 
 
 def test_gguf_file_is_not_made_smaller(tmp_path: Path) -> None:
