@@ -70,5 +70,5 @@ def test_model_that_writes_no_text_says_so(server: "RunningServer", route: str) 
 
     assert response.status == 501
     name = server.entry.model_name
-    reason = f"model {name} does not implement generate: it writes no text"
+    reason = f"model {name} does not implement generate"
     assert response.json() == {"error": reason}

@@ -72,9 +72,7 @@ def _handler(endpoint: Endpoint) -> Run:
 def _bind(endpoint: Endpoint) -> Run:
     model = endpoint.model
     if not isinstance(model, TextGenerator):
-        raise NotImplementedError(
-            f"model {shortened(endpoint.name)} does not implement generate: it writes no text"
-        )
+        raise NotImplementedError(f"model {shortened(endpoint.name)} does not implement generate")
     invoke = _adapt(model.generate)
     is_async = is_async_callable(model.generate)
     threads, observe = endpoint.resources.threads, endpoint.metrics.observe["predict"]
