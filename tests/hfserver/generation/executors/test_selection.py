@@ -102,9 +102,23 @@ async def test_failed_forward_of_the_last_resort_begins_anew(
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_passes_the_check(dtype: torch.dtype, toy_model: Any) -> None:
-    model = toy_model("llama", initializer_range=0.1).to(dtype)
+    model = toy_model("llama", initializer_range=0.1, num_hidden_layers=24).to(dtype)
 
     assert choose_executor(model).name == "ragged"
+
+
+def test_wrong_position_is_noticed_in_half_precision(
+    toy_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = ragged.RaggedExecutor._forward
+
+    def forward_shifted(self: Any, ids: Any, positions: Any, rows: Any) -> Any:
+        return forward(self, ids, [place + (place > 5) for place in positions], rows)
+
+    monkeypatch.setattr(ragged.RaggedExecutor, "_forward", forward_shifted)
+    model = toy_model("llama", initializer_range=0.1, num_hidden_layers=24).to(torch.bfloat16)
+
+    assert choose_executor(model).name == "merge"
 
 
 def test_window_that_a_layer_does_not_have_is_noticed(

@@ -23,9 +23,11 @@ _LENGTHS: Final = (13, 9)
 _FIRST_PART: Final = 6
 _N_DECODES: Final = 3
 
-# Of the spread of the logits: rounding stays far below, a wrong position or mask far above.
+# Of the spread of the logits, the root mean square of a token's: rounding stays far below, a wrong
+# position or mask far above. The halves' are those of 30 layers and more: 0.1 was seen of rounding,
+# and 0.35 of prompts whose second part was one position too far.
 _TOLERANCE: Final = {torch.float32: 2e-3, torch.float64: 1e-6}
-_HALF_TOLERANCE: Final = 0.1
+_HALF_TOLERANCE: Final = 0.2
 
 
 def choose_executor(model: Any) -> Executor:
@@ -158,7 +160,7 @@ def _compare(
 ) -> str | None:
     for rows, reference in zip(found, expected, strict=True):
         spread = float(reference.std())
-        error = float((torch.cat(list(rows)) - reference).abs().max())
+        error = float((torch.cat(list(rows)) - reference).square().mean(-1).sqrt().max())
         if not error <= tolerance * spread:
             return f"its logits differ by {error:.3g}, of a spread of {spread:.3g}"
     return None
