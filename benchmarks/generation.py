@@ -1,15 +1,17 @@
 """Compares ways to generate text with one model; `benchmarks/generation` sets it up.
 
-Everything runs in this process, on one thread of torch, and is measured in seconds of CPU: where
-the machine does other things too, those still compare.
+Each way has one CPU and one thread of torch, and is measured by the clock and in seconds of CPU:
+where the machine does other things too, the latter still compare.
 """
 
 import argparse
 import asyncio
-import contextlib
-import io
+import os
 import random
-from collections.abc import Callable, Iterable, Sequence
+import sys
+import tempfile
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -17,27 +19,36 @@ from statistics import median
 from time import perf_counter, process_time
 from typing import Any, Final
 
+from benchmarks.generation_ways import (
+    STATIC_BATCH,
+    VOCABULARY,
+    Ask,
+    Way,
+    answer,
+    continuous,
+    make_engine,
+    make_model,
+    ours,
+    over_http,
+    save_model,
+    sequential,
+    static,
+    timed_answer,
+)
+from benchmarks.processes import Server, our_server, split_cpus, stay_on
 from benchmarks.results import commit, listed, machine
 
 _FOLDER: Final = Path(__file__).resolve().parent
-_STATIC_BATCH: Final = 8
-_VOCABULARY: Final = 4096
 
 SEQUENTIAL: Final = "generate(), one by one"
-STATIC: Final = f"generate(), static batches of {_STATIC_BATCH}"
+STATIC: Final = f"generate(), static batches of {STATIC_BATCH}"
 CONTINUOUS: Final = "transformers' continuous batching"
+SERVE: Final = "transformers serve, HTTP"
 OURS: Final = "ours"
+OURS_HTTP: Final = "ours, HTTP"
 
 _PACKAGES: Final = ("torch", "transformers")
 _COLUMNS: Final = ("requests", "way", "tokens/CPU s", "lowest to highest", "ratio", "tokens/s")
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """A prompt, and how many tokens to generate."""
-
-    prompt: Sequence[int]
-    n_tokens: int
 
 
 @dataclass(slots=True)
@@ -46,9 +57,6 @@ class Figures:
 
     per_cpu: list[float] = field(default_factory=list)
     per_second: list[float] = field(default_factory=list)
-
-
-Way = Callable[[Sequence[Ask]], list[list[int]]]
 
 
 def asks(n: int, prompts: tuple[int, int], tokens: tuple[int, int], seed: int = 0) -> list[Ask]:
@@ -63,7 +71,7 @@ def asks(n: int, prompts: tuple[int, int], tokens: tuple[int, int], seed: int = 
     rng = random.Random(seed)
     return [
         Ask(
-            [rng.randrange(5, _VOCABULARY) for _ in range(rng.randint(*prompts))],
+            [rng.randrange(5, VOCABULARY) for _ in range(rng.randint(*prompts))],
             rng.randint(*tokens),
         )
         for _ in range(n)
@@ -77,176 +85,33 @@ CASES: Final = {
 }
 
 
-def make_model(n_layers: int = 8, hidden_size: int = 512) -> Any:
-    """Make a random model of 25 million weights whose answers depend on their prompts."""
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=_VOCABULARY,
-        hidden_size=hidden_size,
-        intermediate_size=hidden_size * 3,
-        num_hidden_layers=n_layers,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        max_position_embeddings=4096,
-        initializer_range=0.2,
-        tie_word_embeddings=False,
-        eos_token_id=None,
-        bos_token_id=None,
-        pad_token_id=0,
-    )
-    model = Qwen2ForCausalLM(config).eval()
-    model.generation_config.eos_token_id = None
-    model.generation_config.pad_token_id = 0
-    return model
-
-
-def sequential(model: Any) -> Way:
-    """Give `generate()` of one request after the other."""
-    import torch
-
-    def run(requests: Sequence[Ask]) -> list[list[int]]:
-        answers = []
-        for ask in requests:
-            ids = torch.tensor([ask.prompt])
-            output = model.generate(ids, max_new_tokens=ask.n_tokens, do_sample=False)
-            answers.append(output[0, ids.shape[1] :].tolist())
-        return answers
-
-    return run
-
-
-def static(model: Any) -> Way:
-    """Give `generate()` of batches in the order of arrival, each as long as its longest answer."""
-    import torch
-
-    def run(requests: Sequence[Ask]) -> list[list[int]]:
-        answers = []
-        for start in range(0, len(requests), _STATIC_BATCH):
-            batch = requests[start : start + _STATIC_BATCH]
-            longest = max(len(ask.prompt) for ask in batch)
-            pads = [longest - len(ask.prompt) for ask in batch]
-            ids = torch.tensor(
-                [[0] * pad + list(ask.prompt) for pad, ask in zip(pads, batch, strict=True)]
-            )
-            mask = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in pads])
-            output = model.generate(
-                ids,
-                attention_mask=mask,
-                max_new_tokens=max(ask.n_tokens for ask in batch),
-                do_sample=False,
-            )[:, longest:].tolist()
-            answers += [row[: ask.n_tokens] for row, ask in zip(output, batch, strict=True)]
-        return answers
-
-    return run
-
-
-def continuous(model: Any) -> Way:
-    """Give transformers' own continuous batching, with a cache of a size that fits."""
-    from transformers import ContinuousBatchingConfig, GenerationConfig
-
-    def run(requests: Sequence[Ask]) -> list[list[int]]:
-        settings = GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0)
-        config = ContinuousBatchingConfig(page_size=32, num_blocks=256, max_batch_tokens=256)
-        manager = model.init_continuous_batching(
-            generation_config=settings, continuous_batching_config=config
-        )
-        # It shows bars, whatever it is told.
-        with contextlib.redirect_stderr(io.StringIO()):
-            manager.start()
-            names = [
-                manager.add_request(list(ask.prompt), max_new_tokens=ask.n_tokens)
-                for ask in requests
-            ]
-            found: dict[str, list[int]] = {}
-            while len(found) < len(names):
-                output = manager.get_result(timeout=60)
-                if output is None:
-                    raise RuntimeError(f"{CONTINUOUS} gave {len(found)} of {len(names)} answers")
-                if output.is_finished():
-                    found[output.request_id] = list(output.generated_tokens)
-            manager.stop(block=True)
-        return [found[name] for name in names]
-
-    return run
-
-
-def ours(model: Any) -> Way:
-    """Give the engine of hfserver, all requests at once."""
-    engine = make_engine(model)
-
-    def run(requests: Sequence[Ask]) -> list[list[int]]:
-        async def run_all() -> list[list[int]]:
-            return await asyncio.gather(*(answer(engine, ask) for ask in requests))
-
-        return asyncio.run(run_all())
-
-    return run
-
-
-def make_engine(model: Any, prefix_cache_bytes: int = 0) -> Any:
-    """Make an engine of hfserver; it keeps the model from then on."""
-    from hfserver.generation.engine import Engine
-    from hfserver.generation.executors.selection import choose_executor
-    from hfserver.generation.settings import EngineConfig, TokenRules
-
-    return Engine(
-        "benchmark",
-        choose_executor(model),
-        EngineConfig(4096, kv_cache_bytes=4 << 30, prefix_cache_bytes=prefix_cache_bytes),
-        TokenRules(),
-        lambda ids, skip_special_tokens: "x" * len(ids),
-    )
-
-
-async def answer(engine: Any, ask: Ask) -> list[int]:
-    """Give the tokens of an answer."""
-    return [token_id for _, token_id in await timed_answer(engine, ask)]
-
-
-async def timed_answer(
-    engine: Any, ask: Ask, began: asyncio.Event | None = None
-) -> list[tuple[float, int]]:
-    """Give the tokens of an answer with their times; `began` is set at the first."""
-    from uuid import uuid4
-
-    from hfserver.generation.interface import GenerationRequest, SamplingParams, TokenEvent
-
-    params = SamplingParams(max_tokens=ask.n_tokens, temperature=0)
-    tokens = []
-    async for event in engine.submit(GenerationRequest(ask.prompt, params, uuid4().hex)):
-        if isinstance(event, TokenEvent):
-            tokens += [(perf_counter(), token_id) for token_id in event.token_ids]
-            if began is not None:
-                began.set()
-    return tokens
-
-
 def measure(
     ways: dict[str, Way], cases: dict[str, list[Ask]], n_runs: int
 ) -> dict[tuple[str, str], Figures]:
-    """Run every way on every case, in turns.
+    """Run every way on every case, in turns; the first run of each is not counted.
 
     Raises:
         RuntimeError: Two ways give other tokens for the same prompts.
     """
     figures = {(case, name): Figures() for case in cases for name in ways}
+    own_cpu, load_cpu = split_cpus()
     for case, requests in cases.items():
         expected: list[list[int]] | None = None
-        for _ in range(n_runs):
-            for name, run in ways.items():
-                started, cpu = perf_counter(), process_time()
-                answers = run(requests)
-                cpu, seconds = process_time() - cpu, perf_counter() - started
+        for number in range(n_runs + 1):
+            for name, way in ways.items():
+                # What asks a server stands beside it; all else is what the server would be.
+                stay_on(load_cpu if way.is_server else own_cpu)
+                started, cpu = perf_counter(), way.cpu_s()
+                answers = way.run(requests)
+                cpu, seconds = way.cpu_s() - cpu, perf_counter() - started
                 expected = expected or answers
                 if answers != expected:
                     raise RuntimeError(f"{name} gives other tokens than {next(iter(ways))}")
-                n_tokens = sum(map(len, answers))
-                figures[case, name].per_cpu.append(n_tokens / cpu)
-                figures[case, name].per_second.append(n_tokens / seconds)
+                if number:
+                    n_tokens = sum(map(len, answers))
+                    figures[case, name].per_cpu.append(n_tokens / cpu)
+                    figures[case, name].per_second.append(n_tokens / seconds)
+                    print(f"{case}: {name}: {n_tokens / cpu:.0f} tokens/CPU s", flush=True)
     return figures
 
 
@@ -267,9 +132,11 @@ def measure_first_token(engine: Any, n_prompt: int) -> str:
     """Say how long a request waits for its first token, alone and beside 8 that generate."""
 
     async def run() -> tuple[float, float, float, float]:
-        long = asks(1, (n_prompt, n_prompt), (1, 1), seed=9)[0]
+        # Three prompts, since what has been read is kept.
+        warm_up, first, second = asks(3, (n_prompt, n_prompt), (1, 1), seed=9)
+        await timed_answer(engine, warm_up)
         alone = perf_counter()
-        alone = (await timed_answer(engine, long))[0][0] - alone
+        alone = (await timed_answer(engine, first))[0][0] - alone
         began = [asyncio.Event() for _ in range(8)]
         load = [
             asyncio.create_task(timed_answer(engine, ask, event))
@@ -278,7 +145,7 @@ def measure_first_token(engine: Any, n_prompt: int) -> str:
         for event in began:
             await event.wait()
         started = perf_counter()
-        under_load = (await timed_answer(engine, long))[0][0]
+        under_load = (await timed_answer(engine, second))[0][0]
         times = [[at for at, _ in await task] for task in load]
         gaps = [b - a for one in times for a, b in zip(one, one[1:], strict=False)]
         end = max(max(one) for one in times)
@@ -313,51 +180,80 @@ def page(figures: dict[tuple[str, str], Figures], notes: Iterable[str]) -> str:
     listed_notes = "".join(f"- {note}\n" for note in notes)
     return (
         "# Generation\n\nWritten by `benchmarks/generation`; run it for that of your machine.\n\n"
-        "A random model of 25 million weights in float32, greedy, in one process and on one\n"
+        "A random model of 25 million weights in float32, greedy, each way on one CPU and one\n"
         "thread. All ways give the same tokens. Rates are medians over the runs, of generated\n"
-        "tokens for each second of CPU, which compare on a machine that does other things too;\n"
-        f"the last column is by the clock.\n\n{table(figures)}\n{listed_notes}"
+        "tokens for each second of CPU, which compare on a machine that does other things too; a\n"
+        "server's are those of its process. The last column is by the clock. Nothing is cached\n"
+        f"from one run to the next.\n\n{table(figures)}\n{listed_notes}"
     )
 
 
 def main() -> None:
     """Measure, and write the page."""
     args = _parser().parse_args()
+    notes = [machine()]
+    own_cpu, _ = split_cpus()
+    # Before torch makes its threads.
+    stay_on(own_cpu)
+    os.environ["OMP_NUM_THREADS"] = "1"
     from hfserver.environment import prepare_environment
 
     prepare_environment()
-    import torch
-
-    torch.set_num_threads(1)
-    notes = [machine(), f"{listed({name: version(name) for name in _PACKAGES})}, {commit()}"]
     size = (args.layers, args.hidden)
-    # Each has a model of its own, as each sets another attention.
-    ways = {
-        SEQUENTIAL: sequential(make_model(*size)),
-        STATIC: static(make_model(*size)),
-        CONTINUOUS: continuous(make_model(*size)),
-        OURS: ours(make_model(*size)),
-    }
     cases = {case: requests[: args.requests] for case, requests in CASES.items()}
-    figures = measure(ways, cases, args.runs)
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        save_model(directory, make_model(*size))
+        # Each has a model of its own, as each sets another attention.
+        ways = {
+            SEQUENTIAL: sequential(make_model(*size)),
+            STATIC: static(make_model(*size)),
+            CONTINUOUS: continuous(make_model(*size)),
+            OURS: ours(make_model(*size)),
+            **_servers(stack, directory, own_cpu, args.without_peer is None),
+        }
+        figures = measure(ways, cases, args.runs)
+    stay_on(own_cpu)
     engine = make_engine(make_model(*size), prefix_cache_bytes=1 << 30)
     notes.append(measure_first_token(engine, args.prompt))
     notes.append(measure_prefix(engine, args.prompt // 32 * 32, 32))
     engine.stop()
+    if args.without_peer is not None:
+        notes.append(f"{SERVE} was left out: {args.without_peer}")
+    notes.append(f"{args.runs} runs, commit {commit()}")
+    notes.append(listed({name: version(name) for name in _PACKAGES}))
     text = page(figures, notes)
     print(text)
     args.output.write_text(text)
 
 
+def _servers(stack: ExitStack, directory: Path, cpu: int, has_peer: bool) -> dict[str, Way]:
+    """Start the servers of a model, until the stack is left."""
+    flags = ("--model_name", "m", "--dtype", "float32", "--prefix_cache_bytes", "0")
+    own = Server("hfserver", our_server("hfserver", directory, *flags), "/v2/health/ready", cpu)
+    servers = {OURS_HTTP: (own, {"model": "m", "temperature": 0})}
+    if has_peer:
+        command = [sys.executable, "-m", "benchmarks.transformers_serve"]
+        peer = Server(SERVE, [*command, "--model_dir", str(directory)], "/health", cpu)
+        servers = {SERVE: (peer, {}), **servers}
+    return {
+        name: over_http(stack.enter_context(server), fields)
+        for name, (server, fields) in servers.items()
+    }
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=3, help="runs of each way (%(default)s)")
+    parser.add_argument(
+        "--runs", type=int, default=3, help="runs of each way that count (%(default)s)"
+    )
     parser.add_argument("--layers", type=int, default=8, help="of the model (%(default)s)")
     parser.add_argument("--hidden", type=int, default=512, help="its width (%(default)s)")
     parser.add_argument("--requests", type=int, help="of each case, at most (all)")
     parser.add_argument(
         "--prompt", type=int, default=768, help="tokens of the long prompt (%(default)s)"
     )
+    parser.add_argument("--without_peer", metavar="REASON", help="leave transformers serve out")
     parser.add_argument("--output", type=Path, default=_FOLDER / "GENERATION.md", help="the page")
     return parser
 

@@ -1,15 +1,17 @@
 """Starts each server of the table once, when the first test asks for it."""
 
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
     from tests.conformance.servers import RunningServer
@@ -26,7 +28,7 @@ def _load_table() -> ModuleType:
 
 
 _table = _load_table()
-_entries = {entry.name: entry for entry in _table.SERVERS}
+_entries = {entry.name: entry for entry in (*_table.SERVERS, _table.PROXY)}
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +60,7 @@ def running_server(
         yield get
 
 
-@pytest.fixture(params=_entries)
+@pytest.fixture(params=[entry.name for entry in _table.SERVERS])
 def server(
     request: pytest.FixtureRequest, running_server: Callable[[str], "RunningServer"]
 ) -> "RunningServer":
@@ -94,3 +96,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         is_here = item.path.parent == Path(__file__).parent
         if is_here and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(90))
+
+
+class ByServer(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+    """Gives the tests of one server to one worker, so that it starts once; others by their file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path, _, name = nodeid.partition("::")
+        _, _, values = name.partition("[")
+        servers = [each for each in _entries if re.match(rf"{re.escape(each)}[]-]", values)]
+        return max(servers, key=len, default=path)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByServer:
+    """Replace what `--dist` names."""
+    return ByServer(config, log)

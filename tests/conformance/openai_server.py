@@ -39,9 +39,10 @@ from kserve.protocol.rest.openai.types import (
     UsageInfo,
 )
 from kserve.signature import Signature, Tensors, TensorSpec
+from kserve.text_generation import GeneratedText, GenerateRequest, TextGenerator
 
 
-class Letters(TensorModel, OpenAIEncoderModel, OpenAIChatAdapterModel):
+class Letters(TensorModel, OpenAIEncoderModel, OpenAIChatAdapterModel, TextGenerator):
     """Counts letters, whose codes are the tokens, and writes texts backwards."""
 
     platform = "letters"
@@ -59,6 +60,13 @@ class Letters(TensorModel, OpenAIEncoderModel, OpenAIChatAdapterModel):
     def predict_tensors(self, tensors: Tensors, options: PredictOptions) -> Tensors:
         """Count the letters."""
         return {"counts": self._count(list(tensors["text"]))}
+
+    async def generate(
+        self, request: GenerateRequest, headers: dict[str, str] | None = None
+    ) -> AsyncIterator[GeneratedText]:
+        """Write the text backwards."""
+        for letter in reversed(request.text_input):
+            yield GeneratedText(text_output=letter)
 
     async def create_embedding(
         self, request: EmbeddingRequest, raw_request: Any = None, context: Any = None

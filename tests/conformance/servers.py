@@ -4,8 +4,9 @@ An entry says how to start a server and what it answers to one good request of e
 rows of the suite are made from these.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,8 @@ class Server:
 
     Attributes:
         name: What the tests' ids call it.
-        start: Gives the process, not yet started, in an empty folder of its own; further arguments
-            are flags.
+        start: Gives what starts the process, in an empty folder of its own; further arguments are
+            flags.
         model_name: The model that it serves, and no other.
         v1_request: A request that succeeds.
         v1_response: The whole answer to it, in the order of its keys.
@@ -60,10 +61,12 @@ class Server:
             explain.
         imports: What has to be installed for it; its rows are skipped otherwise.
         openai: What it answers over OpenAI's routes; None if it has none.
+        generation: A request of `generate` that succeeds, without `id`, and the text of the answer;
+            None if the model writes no text.
     """
 
     name: str
-    start: Callable[..., ServerProcess]
+    start: Callable[..., AbstractContextManager[ServerProcess]]
     model_name: str
     v1_request: Json
     v1_response: Json
@@ -75,6 +78,7 @@ class Server:
     v1_explanation: Json | None = None
     imports: tuple[str, ...] = ()
     openai: OpenAI | None = None
+    generation: tuple[Json, str] | None = None
 
     @property
     def v1(self) -> str:
@@ -119,6 +123,17 @@ class RunningServer:
     ) -> Response:
         """Send one request over a new connection; see `kserve.testing.request`."""
         return self.process.request(method, path, body, headers, **options)
+
+
+@contextmanager
+def _proxy_of_letters(folder: Path, *flags: str) -> Iterator[ServerProcess]:
+    with ServerProcess(str(_HERE / "openai_server.py")) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        named = ("--model_name", "letters", "--upstream_url", url)
+        with ServerProcess("kserve", *named, *flags) as proxy:
+            # A probe, after which it knows what the server says of its model.
+            proxy.request("GET", "/v2/health/ready")
+            yield proxy
 
 
 def _script(path: Path) -> Callable[..., ServerProcess]:
@@ -265,6 +280,64 @@ def _hf_words(name: str, *, classifies: bool) -> Callable[..., ServerProcess]:
     return start
 
 
+def _hf_alphabet(folder: Path, *flags: str) -> ServerProcess:
+    """Serve a Llama that goes on with the alphabet, to "d", however tokens are drawn.
+
+    Its layer does nothing, and an embedding has a place of its own for its letter, which the head
+    makes that of the next one.
+    """
+    import numpy as np
+    import orjson
+    from safetensors.numpy import save_file
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    ids = {"[UNK]": 0, "a": 1, "b": 2, "c": 3, "d": 4, "</s>": 5}
+    n_hidden = 8
+    unit = np.eye(len(ids), n_hidden, dtype=np.float32)
+    layer = "model.layers.0."
+    square = np.zeros((n_hidden, n_hidden), np.float32)
+    one = np.ones(n_hidden, np.float32)
+    weights = {
+        "model.embed_tokens.weight": unit,
+        "model.norm.weight": one,
+        "lm_head.weight": 100 * np.roll(unit, 1, axis=0),
+        **{f"{layer}self_attn.{each}_proj.weight": square for each in "qkvo"},
+        **{f"{layer}mlp.{each}_proj.weight": square for each in ("gate", "up", "down")},
+        **{f"{layer}{each}_layernorm.weight": one for each in ("input", "post_attention")},
+    }
+    config = {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        **dict.fromkeys(("hidden_size", "intermediate_size"), n_hidden),
+        **dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 1),
+        "vocab_size": len(ids),
+        "max_position_embeddings": 64,
+        "bos_token_id": None,
+        "eos_token_id": ids["</s>"],
+        "tie_word_embeddings": False,
+        "dtype": "float32",
+    }
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_bytes(orjson.dumps(config))
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(["</s>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_bytes(
+        orjson.dumps(
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "unk_token": "[UNK]",
+                "eos_token": "</s>",
+                "chat_template": "{{ messages[-1].content }}",
+            }
+        )
+    )
+    arguments = ("--model_dir", str(folder), "--model_name", "alphabet", *flags)
+    return ServerProcess("hfserver", *arguments, "--kv_cache_bytes", str(1 << 24))
+
+
 def _tf_iris(folder: Path, *flags: str) -> ServerProcess:
     """Serve the nearest of three flowers, as above."""
     import numpy as np
@@ -316,6 +389,8 @@ _VECTORS = [[0.5, 0.5, -0.5, -0.5], [0.5, -0.5, 0.5, -0.5], [0.5, 0.5, -0.5, -0.
 # Of twice the tangent of 1 against its opposite.
 _SURE = 0.954626
 _WORDS = ["abba", "cab", "dad"]
+_BEGINNINGS = ["a", "ab", "c"]
+_ENDS = ["bcd", "cd", "d"]
 _COUNTS = [[2.0, 2.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 2.0]]
 
 SERVERS = (
@@ -372,6 +447,7 @@ SERVERS = (
             "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
             "outputs": [{"name": "counts", "datatype": "FP32", "shape": [-1, 4]}],
         },
+        generation=({"text_input": "abc"}, "cba"),
         openai=OpenAI(
             requests={
                 "completions": {"prompt": ["abc", "d"]},
@@ -556,6 +632,64 @@ SERVERS = (
             },
             tokens=[2],
             n_dimensions=2,
+        ),
+    ),
+    Server(
+        name="hfserver-texts",
+        start=_hf_alphabet,
+        imports=("hfserver",),
+        model_name="alphabet",
+        v1_request={"instances": _BEGINNINGS},
+        v1_response={"predictions": _ENDS},
+        v2_request={
+            "inputs": [{"name": "text", "shape": [3], "datatype": "BYTES", "data": _BEGINNINGS}]
+        },
+        v2_outputs=[
+            {
+                "name": "output-0",
+                "shape": [3],
+                "datatype": "BYTES",
+                "parameters": None,
+                "data": _ENDS,
+            }
+        ],
+        metadata={
+            "name": "alphabet",
+            "versions": None,
+            "platform": "huggingface",
+            "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
+            "outputs": [{"name": "output-0", "datatype": "BYTES", "shape": [-1]}],
+        },
+        generation=({"text_input": "ab", "parameters": {"max_tokens": 5}}, "cd"),
+        openai=OpenAI(
+            requests={
+                "completions": {"prompt": "ab"},
+                "chat/completions": {"messages": [{"role": "user", "content": "ab"}]},
+                "tokenize": {"prompt": "ab"},
+                "detokenize": {"tokens": [1, 2]},
+            },
+            answers={
+                "completions": {
+                    "object": "text_completion",
+                    "choices": [
+                        {"index": 0, "text": "cd", "finish_reason": "stop", "logprobs": None}
+                    ],
+                    "usage": {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5},
+                },
+                "chat/completions": {
+                    "object": "chat.completion",
+                    "choices": [
+                        {
+                            "index": 0,
+                            "message": {"role": "assistant", "content": "cd"},
+                            "finish_reason": "stop",
+                        }
+                    ],
+                },
+                "tokenize": {"tokens": [1, 2], "count": 2, "max_model_len": 64},
+                "detokenize": {"prompt": "ab"},
+            },
+            texts={"completions": "cd", "chat/completions": "cd"},
         ),
     ),
     Server(
@@ -784,4 +918,9 @@ SERVERS = (
             "outputs": [{"name": "output-0", "datatype": "FP64", "shape": [-1]}],
         },
     ),
+)
+
+# Passes OpenAI's requests on, so that clients see the server behind it, and has no other protocol.
+PROXY = replace(
+    next(each for each in SERVERS if each.name == "letters"), name="proxy", start=_proxy_of_letters
 )

@@ -108,17 +108,6 @@ def test_explain_echoes_no_request_header(server: "RunningServer") -> None:
     assert "secret" not in str(response.headers)
 
 
-@pytest.mark.parametrize("route", ["generate", "generate_stream"])
-def test_model_that_writes_no_text_says_so(server: "RunningServer", route: str) -> None:
-    name = server.entry.model_name
-
-    response = server.request("POST", f"{server.entry.v2}/{route}", {"text_input": "a"})
-
-    assert response.status == 501
-    reason = f"model {name} does not implement generate: it writes no text"
-    assert response.json() == {"error": reason}
-
-
 def test_v2_infers(server: "RunningServer") -> None:
     body = {"id": "one", **server.entry.v2_request}
 

@@ -300,6 +300,9 @@ def test_metrics_count_tokens_and_requests(client: openai.OpenAI, server: int) -
     before = values()
     ask(client, max_tokens=6, cache_salt="metrics")
     after = values()
+    ask(client, prompt="y" * 80, cache_salt="metrics")
+    known = values()
+    ask(client, prompt="y" * 80, cache_salt="metrics")
 
     def grown(name: str, **labels: str) -> float:
         listing = ",".join(f'{key}="{value}"' for key, value in sorted(labels.items()))
@@ -316,6 +319,8 @@ def test_metrics_count_tokens_and_requests(client: openai.OpenAI, server: int) -
     assert grown("prefix_cache_queries_total", **toy) == len(PROMPT)
     assert grown("requests_finished_total", finished_reason="length", **toy) == 1
     assert after['hfserver_num_requests_waiting{model_name="toy"}'] == 0
+    hits = 'hfserver_prefix_cache_hits_total{model_name="toy"}'
+    assert values()[hits] - known[hits] == 64
 
 
 def test_engine_that_fails_takes_the_server_out_of_life(directory: Path) -> None:
@@ -335,9 +340,13 @@ def test_engine_that_fails_takes_the_server_out_of_life(directory: Path) -> None
         assert request(server, "POST", "/v1/completions", body).status == 503
 
 
-def test_model_that_is_stopped_has_no_metrics(directory: Path) -> None:
+def test_model_that_is_stopped_has_no_metrics(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     model = make_model(directory, "other")
-    model.load()
+    with caplog.at_level("INFO", logger="kserve"):
+        model.load()
+    assert "Model other: executor ragged on cpu, context 50000 tokens, KV cache" in caplog.text
 
     model.stop()
 

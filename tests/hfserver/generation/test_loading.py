@@ -1,5 +1,6 @@
 """What is read of a directory: weights, a GGUF file, defaults, limits."""
 
+import gc
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -142,6 +143,7 @@ def test_context_is_no_longer_than_the_cache(
 @pytest.mark.parametrize("quantization", ["bnb-8bit", "bnb-4bit"])
 @pytest.mark.filterwarnings("ignore")
 def test_weights_may_be_made_smaller(quantization: str, directory: Path) -> None:
+    pytest.importorskip("bitsandbytes")
     loaded = load(directory, quantization=quantization)
 
     layer = loaded.model.model.layers[0].mlp.gate_proj
@@ -214,6 +216,8 @@ def test_damaged_gguf_file_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(ModelLoadError, match="toy.gguf: "):
         load(tmp_path)
+    # It does without while a file is read.
+    assert gc.isenabled()
 
 
 def test_gguf_file_is_not_made_smaller(tmp_path: Path) -> None:

@@ -316,3 +316,105 @@ def test_the_list_of_models_has_the_context(ports: Ports) -> None:
     card = request(ports.http, "GET", "/openai/v1/models/toy").json()
 
     assert (card["id"], card["max_model_len"]) == ("toy", 50_000)
+
+
+def test_parameter_that_is_null_has_not_been_sent(ports: Ports) -> None:
+    parameters = {"max_tokens": 3, "min_tokens": None, "stop": None, "add_special_tokens": None}
+
+    answer = predict(ports, instances=["a"], parameters={**parameters, "temperature": 0})
+
+    assert (answer.status, answer.json()) == (200, {"predictions": [expected("a", 3)[1]]})
+
+
+class Stream:
+    """A stream of Triton's client: what it gives, by `next`."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._client = tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{ports.grpc}")
+        self._answers: queue.Queue[Any] = queue.Queue()
+
+    def __enter__(self) -> "Stream":
+        self._client.start_stream(lambda result, error: self._answers.put(error or result))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.stop_stream()
+        self._client.close()
+
+    def ask(self, prompts: Any, **parameters: Any) -> None:
+        given = [triton_input(tritonclient.grpc, prompts)]
+        self._client.async_stream_infer("toy", given, parameters=parameters)
+
+    def next(self) -> Any:
+        return self._answers.get(timeout=RECEIVE_S)
+
+    def next_error(self) -> str:
+        while not isinstance(answer := self.next(), InferenceServerException):
+            pass
+        return str(answer.message())
+
+
+def test_model_that_fails_amid_a_stream_ends_it_with_an_error(
+    model: HuggingfaceGenerativeModel, ports: Ports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = model._engine._executor
+    run, calls = executor.run, iter(range(1000))
+
+    def fail_at_last(chunks: Any) -> Any:
+        if next(calls) >= 5:
+            raise RuntimeError("out of order")
+        return run(chunks)
+
+    # Letters, of which each token is one: nothing is held back.
+    letters = {"ignore_eos": True, "logit_bias": '{"65": 100}'}
+    monkeypatch.setattr(executor, "run", fail_at_last)
+    answer = post(ports, "/v2/models/toy/generate_stream", {"text_input": "a", **letters})
+    calls = iter(range(1000))
+    with Stream(ports) as stream:
+        stream.ask(["a"], **letters)
+        assert stream.next().as_numpy("output-0").shape == (1,)
+        error = stream.next_error()
+        # The stream goes on for another request.
+        monkeypatch.undo()
+        stream.ask(["a"], **GREEDY)
+        assert stream.next().as_numpy("output-0").shape == (1,)
+
+    *events, last = answer.body.split(b"\n\n")[:-1]
+    assert answer.status == 200
+    assert [orjson.loads(event[6:])["text_output"] for event in events] == ["A"] * 5
+    assert last == b'data: {"error":"Internal server error"}'
+    assert error == "Internal server error"
+    assert model.ready
+
+
+def test_texts_beyond_the_queue_get_429(model: HuggingfaceGenerativeModel, ports: Ports) -> None:
+    texts = ["a"] * 2000
+    tensor = {"name": "text", "shape": [len(texts)], "datatype": "BYTES", "data": texts}
+    for path, body in (
+        ("/v1/models/toy:predict", {"instances": texts}),
+        ("/v2/models/toy/infer", {"inputs": [tensor]}),
+    ):
+        answer = post(ports, path, {**body, "parameters": {"max_tokens": 1000}})
+        assert (answer.status, answer.headers["retry-after"]) == (429, "1")
+        assert "--max_waiting_requests" in answer.json()["error"]
+    with Stream(ports) as stream:
+        stream.ask(texts, max_tokens=1000)
+        assert "--max_waiting_requests" in stream.next_error()
+    # Those that had been taken are given up.
+    wait_for(lambda: model._engine.stats().n_running == model._engine.stats().n_waiting == 0)
+
+
+def test_unary_call_that_is_cancelled_frees_the_engine(
+    model: HuggingfaceGenerativeModel, ports: Ports
+) -> None:
+    engine = model._engine
+    with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{ports.grpc}") as client:
+        call = client.async_infer(
+            "toy",
+            [triton_input(tritonclient.grpc, ["a", "b"])],
+            lambda result, error: None,
+            parameters={"max_tokens": 40_000, "ignore_eos": True},
+        )
+        wait_for(lambda: engine.stats().n_running == 2)
+        call.cancel()
+        wait_for(lambda: engine.stats().n_running == 0)

@@ -67,16 +67,18 @@ async def test_prompts_go_on_however_many_decode(executor: Any, make_engine: Any
 async def test_short_answer_is_done_before_a_long_one_that_came_first(
     executor: Any, make_engine: Any
 ) -> None:
+    executor.permits = threading.Semaphore(0)
     engine = make_engine(executor)
-    order = []
+    long = asyncio.create_task(engine.ask([1], max_tokens=150))
+    short = asyncio.create_task(engine.ask([1], max_tokens=2))
+    await asyncio.sleep(0)
+    executor.permits.release(5)
 
-    async def ask(name: str, n_tokens: int) -> None:
-        await engine.ask([1], max_tokens=n_tokens)
-        order.append(name)
+    assert (await short).tokens == {0: [2, 3]}
 
-    await asyncio.gather(ask("long", 150), ask("short", 2))
-
-    assert order == ["short", "long"]
+    assert not long.done()
+    executor.permits.release(150)
+    assert len((await long).tokens[0]) == 150
 
 
 async def test_sequences_of_a_request_share_its_prompt(executor: Any, make_engine: Any) -> None:

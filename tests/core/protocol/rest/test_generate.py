@@ -223,6 +223,16 @@ def test_client_that_goes_away_ends_the_text(server: int, endless: Endless, rout
     assert endless.has_ended.wait(10)
 
 
+def test_one_text_has_to_be_there_in_the_time_of_a_request() -> None:
+    model = Endless("endless")
+    with serving([model], request_timeout_s=0.1) as port:
+        answer = post(port, "endless/generate", {"text_input": ""})
+
+        assert answer.status == 504
+        assert answer.json() == {"error": "no answer within 0.1 s (--request_timeout_s)"}
+        assert model.has_ended.wait(10)
+
+
 def test_events_come_as_they_are_made(server: int) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", server, timeout=10)
     connection.request("POST", "/v2/models/endless/generate_stream", b'{"text_input":""}')

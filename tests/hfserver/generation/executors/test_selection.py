@@ -149,7 +149,7 @@ def test_check_reads_no_special_tokens(toy_model: Any) -> None:
     model = toy_model("llama", bos_token_id=5, pad_token_id=6)
     model.config.image_token_id = 7
 
-    sequences, _ = selection._reference(model)
+    sequences = selection._sequences(model)
 
     assert not {5, 6, 7} & {token_id for sequence in sequences for token_id in sequence}
 

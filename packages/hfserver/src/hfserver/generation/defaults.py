@@ -1,14 +1,12 @@
 """What a model's own files say about generation: `generation_config.json`, and its limits."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from hfserver.generation.settings import TokenRules
 from kserve.errors import ModelLoadError
-
-_logger: Final = logging.getLogger(f"kserve.{__name__}")
+from kserve.logging import logger
 
 # What configurations call the longest context, in the order in which they are believed.
 _LENGTH_NAMES: Final = (
@@ -96,7 +94,7 @@ def sampling_defaults(model: Any) -> SamplingDefaults:
         if (value := getattr(settings, name, None)) not in (usual, None)
     ]
     if ignored:
-        _logger.warning("generation_config.json: %s has no effect here", ", ".join(ignored))
+        logger.warning("generation_config.json: %s has no effect here", ", ".join(ignored))
     temperature = settings.temperature
     if temperature is None and model.config.is_encoder_decoder and not settings.do_sample:
         temperature = 0.0

@@ -1,7 +1,6 @@
 """An engine on a thread of its own, which owns the model; requests come from event loops."""
 
 import asyncio
-import logging
 import threading
 import time
 from collections import deque
@@ -24,8 +23,7 @@ from hfserver.generation.scheduler import DeviceLost, Scheduler
 from hfserver.generation.sequence import DecodeText, GrowingSequence, Job
 from hfserver.generation.settings import EngineConfig, TokenRules, count_that_fits
 from kserve.errors import InferenceServerError, InvalidInput, ModelNotReady, TooManyRequests
-
-_logger: Final = logging.getLogger(f"kserve.{__name__}")
+from kserve.logging import logger
 
 # Steps that fail for no request's fault, one after the other, until the engine gives up.
 _MAX_FAILED_STEPS: Final = 5
@@ -59,7 +57,7 @@ class _Outbox:
                 loop.call_soon_threadsafe(_deliver, pairs)
             except RuntimeError:
                 # The loop is closed, and nobody waits any more.
-                _logger.debug("%d events of a closed loop are dropped", len(pairs))
+                logger.debug("%d events of a closed loop are dropped", len(pairs))
 
 
 def _deliver(pairs: Sequence[tuple[asyncio.Queue[_Item], _Item]]) -> None:
@@ -239,7 +237,7 @@ class Engine:
                 except DeviceLost as exc:
                     self._give_up(str(exc))
                 except Exception as exc:
-                    _logger.exception("Model %s: a step of the engine failed", self._name)
+                    logger.exception("Model %s: a step of the engine failed", self._name)
                     self._scheduler.fail_running(_hidden(exc))
                     n_failed += 1
                     if n_failed >= _MAX_FAILED_STEPS:
@@ -287,7 +285,7 @@ class Engine:
             self._stats = self._scheduler.stats()
 
     def _give_up(self, reason: str) -> None:
-        _logger.critical("Model %s answers no more: %s", self._name, reason)
+        logger.critical("Model %s answers no more: %s", self._name, reason)
         with self._changed:
             self._failure = reason
         self._on_failure(reason)

@@ -1,12 +1,13 @@
 """Loads a model that writes text, with its tokenizer: from safetensors, or from a GGUF file."""
 
+import gc
 import logging
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from hfserver.checkpoint import Checkpoint, one_line
@@ -18,6 +19,7 @@ from hfserver.generation.defaults import (
     token_rules,
 )
 from hfserver.generation.executors.base import Executor
+from hfserver.generation.memory import memory_left
 from hfserver.generation.options import GenerationOptions
 from hfserver.generation.settings import EngineConfig, TokenRules, count_that_fits
 from hfserver.gguf_files import find_gguf
@@ -30,9 +32,7 @@ from hfserver.loading import (
     resolve_dtype,
 )
 from kserve.errors import ModelLoadError
-from kserve.memory import memory_limit
-
-_logger: Final = logging.getLogger(f"kserve.{__name__}")
+from kserve.logging import logger
 
 # Of the memory that the model leaves: what runs, and what is kept of what ran.
 _KV_SHARE: Final = 1 / 2
@@ -98,7 +98,7 @@ def engine_config(
     Raises:
         ModelLoadError: There is no room for even one token.
     """
-    left = max(_memory_left(executor.device), _LEAST_BYTES)
+    left = max(memory_left(executor.device), _LEAST_BYTES)
     kv_bytes, prefix_bytes = generation.kv_cache_bytes, generation.prefix_cache_bytes
     kv_bytes = int(left * _KV_SHARE) if kv_bytes is None else kv_bytes
     return EngineConfig(
@@ -121,7 +121,7 @@ def _length_that_fits(wanted: int, kv_bytes: int, executor: Executor) -> int:
             f"takes, got {kv_bytes}"
         )
     if found < wanted:
-        _logger.warning(
+        logger.warning(
             "Contexts are %d tokens: %d, which the model has or --max_model_len says, would take "
             "%d bytes of the KV cache, which has %d (--kv_cache_bytes)",
             *(found, wanted, executor.kv_bytes(wanted, wanted), kv_bytes),
@@ -156,7 +156,7 @@ def _load_gguf(
         raise ModelLoadError(
             f"{path}: --quantization: expected safetensors; a GGUF file is quantized already"
         )
-    _logger.info("%s: its weights are unpacked, and take as much memory as if they were not", path)
+    logger.info("%s: its weights are unpacked, and take as much memory as if they were not", path)
     device = resolve_device(generation.device)
     source: dict[str, Any] = {
         "pretrained_model_name_or_path": path.parent,
@@ -165,18 +165,35 @@ def _load_gguf(
     }
     # A boundary: the reader raises whatever a damaged file leads it to.
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            **source, dtype=resolve_dtype(options.dtype, device, None)
-        )
-        if (path.parent / "tokenizer.json").exists():
-            tokenizer = load_tokenizer(checkpoint, options)
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(**source)
+        with _without_collector():
+            model = AutoModelForCausalLM.from_pretrained(
+                **source, dtype=resolve_dtype(options.dtype, device, None)
+            )
+            if (path.parent / "tokenizer.json").exists():
+                tokenizer = load_tokenizer(checkpoint, options)
+            else:
+                tokenizer = AutoTokenizer.from_pretrained(**source)
     except ModelLoadError:
         raise
     except Exception as exc:
         raise ModelLoadError(f"{path}: {type(exc).__name__}: {one_line(exc)}") from exc
     return model.to(device).eval(), tokenizer
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Let Python look for no garbage.
+
+    A GGUF file's vocabulary is read as some 150,000 small arrays, three times, and looking at all
+    of them again and again takes a third of the whole load.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _quantization(name: str) -> Any:
@@ -196,17 +213,3 @@ def _quantization(name: str) -> Any:
 
 def _with_device(options: LoadOptions, device: str) -> LoadOptions:
     return replace(options, device=device)
-
-
-def _memory_left(device: torch.device) -> int:
-    """Give the bytes that are free, of the device's memory or of what this process may have."""
-    if device.type == "cuda":
-        free: int = torch.cuda.mem_get_info(device)[0]
-        return free
-    return memory_limit() - _resident_bytes()
-
-
-def _resident_bytes() -> int:
-    # In pages: size, resident, ... Source: proc_pid_statm(5).
-    fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,6 +1,5 @@
 """The model that writes text, as the server knows it."""
 
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, Final
 
@@ -21,6 +20,7 @@ from hfserver.generation.request_log import LoggedEngine
 from hfserver.generation.text import TextCodec
 from hfserver.loading import LoadOptions
 from kserve.executor import run_in_new_thread
+from kserve.logging import logger
 from kserve.model import Model
 from kserve.protocol.infer_type import InferRequest, InferResponse
 from kserve.protocol.rest.openai.openai_model import OpenAIGenerativeModel
@@ -37,8 +37,6 @@ from kserve.protocol.rest.openai.types import (
     TokenizeResponse,
 )
 from kserve.text_generation import GeneratedText, GenerateRequest, TextGenerator
-
-_logger: Final = logging.getLogger(f"kserve.{__name__}")
 
 _CHAT: Final = ChatOptions()
 
@@ -90,7 +88,7 @@ class HuggingfaceGenerativeModel(Model, OpenAIGenerativeModel, TextGenerator):
         loaded = load_generator(self._checkpoint, self._options, self._generation, self.task)
         executor = choose_executor(loaded.model)
         config = engine_config(loaded, self._generation, executor)
-        _logger.info(
+        logger.info(
             "Model %s: executor %s on %s, context %d tokens, KV cache %d bytes, prefixes %d bytes",
             *(self.name, executor.name, executor.device, config.max_model_len),
             *(config.kv_cache_bytes, config.prefix_cache_bytes),

@@ -152,8 +152,9 @@ class PlainTexts:
         self, texts: Sequence[str], parameters: Mapping[str, Any], *, stream: bool
     ) -> CompletionRequest:
         _check_names(parameters)
-        given = {name: _value(name, value) for name, value in parameters.items()}
-        document = {name: value for name, value in given.items() if name in PARAMETERS}
+        given = {name: _value(name, parameters[name]) for name in PARAMETERS if name in parameters}
+        # As completions have it: what is null has not been sent.
+        document = {name: value for name, value in given.items() if value is not None}
         with _as_invalid_input():
             request = read_request(
                 "completions", {**document, "prompt": list(texts)}, self._name, ""

@@ -1,15 +1,11 @@
 """An engine that logs the prompts of its requests, where the command line asks for that."""
 
-import logging
-from typing import Final
-
 from hfserver.generation.engine import Engine
 from hfserver.generation.event_stream import EventStream
 from hfserver.generation.interface import EngineStats, GenerationRequest
 from hfserver.generation.text import TextCodec
 from kserve.listing import shortened
-
-_logger: Final = logging.getLogger(f"kserve.{__name__}")
+from kserve.logging import logger
 
 
 class LoggedEngine:
@@ -39,7 +35,7 @@ class LoggedEngine:
         """Queue a request, and log its prompt once it is taken."""
         events = self._engine.submit(request)
         text = self._codec.decode(request.prompt_ids, skip_special_tokens=False)
-        _logger.info("Model %s: prompt %r", shortened(self._model_name), text[: self._max_len])
+        logger.info("Model %s: prompt %r", shortened(self._model_name), text[: self._max_len])
         return events
 
     def cancel(self, request_id: str) -> None:

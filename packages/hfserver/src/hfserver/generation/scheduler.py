@@ -5,7 +5,6 @@ that runs is ever put back. Prompts are computed in parts of a budget of tokens,
 waits for another one's long prompt.
 """
 
-import logging
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -21,8 +20,7 @@ from hfserver.generation.sampling import token_logprobs
 from hfserver.generation.sequence import GrowingSequence, Job
 from hfserver.generation.settings import EngineConfig
 from kserve.errors import DeadlineExceeded, InferenceError
-
-_logger: Final = logging.getLogger(f"kserve.{__name__}")
+from kserve.logging import logger
 
 # Decodes leave prompts at least this share of a step's tokens, or they would starve.
 _PROMPT_SHARE: Final = 4
@@ -319,7 +317,7 @@ class Scheduler:
         if isinstance(error, ValueError) and not hasattr(error, "http_status"):
             error = InferenceError(str(error))
         if not hasattr(error, "http_status"):
-            _logger.error("Request %s failed", job.request.request_id, exc_info=error)
+            logger.error("Request %s failed", job.request.request_id, exc_info=error)
         self._fail(job, error)
 
     def _fail(self, job: Job, error: BaseException) -> None:

@@ -67,6 +67,8 @@ async def test_texts_are_events_already() -> None:
     ]
     assert await events(b"data: 1\n\n") == [b"data: 1\n\n", DONE]
     assert await events("data: 1\n\ndata: [DONE]\n\n") == [b"data: 1\n\ndata: [DONE]\n\n"]
+    # A model may write about it.
+    assert await events(b'data: "data: [DONE]"\n\n') == [b'data: "data: [DONE]"\n\n', DONE]
 
 
 async def test_a_failure_is_the_last_event_but_one() -> None:

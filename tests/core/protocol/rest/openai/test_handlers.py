@@ -249,5 +249,5 @@ def test_calls_a_decorated_handler() -> None:
     with serving(Decorated("decorated")) as port:
         response = ask(port, "decorated")
 
-    text = "decorated ['headers', 'response', 'threads']"
+    text = "decorated ['document', 'headers', 'response', 'threads']"
     assert response.json()["choices"][0]["text"] == text

@@ -4,7 +4,6 @@ What a model says of itself is not enough: an architecture may keep or mix what 
 each executor has to compute two short random sequences, in parts and together, before it is used.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -13,11 +12,11 @@ import torch
 from hfserver.generation.executors.base import Chunk, Executor
 from hfserver.generation.executors.encoder_decoder import EncoderDecoderExecutor
 from hfserver.generation.executors.merge import MergeExecutor
+from hfserver.generation.executors.packing import PackedModel
 from hfserver.generation.executors.ragged import RaggedExecutor
 from hfserver.generation.executors.recompute import RecomputeExecutor
 from hfserver.generation.executors.sequential import SequentialExecutor
-
-_logger: Final = logging.getLogger(f"kserve.{__name__}")
+from kserve.logging import logger
 
 # Two sequences of different lengths; the first one's prompt comes in two parts.
 _LENGTHS: Final = (13, 9)
@@ -41,7 +40,9 @@ def choose_executor(model: Any) -> Executor:
         if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
             # torch's own attention has no such bound, and transformers 5.16 leaves it out there.
             model.set_attn_implementation("eager")
-        sequences, expected = _reference(model)
+        sequences = _sequences(model)
+        expected = _logits(model, sequences)
+        _pack(model, sequences, expected)
         candidates: Sequence[tuple[str, Callable[[], Executor]]] = (
             ("ragged", lambda: RaggedExecutor(model)),
             ("merge", lambda: MergeExecutor(model)),
@@ -71,14 +72,30 @@ def _try(
         reason = f"{type(exc).__name__}: {exc}"
     if reason is None:
         return executor
-    _logger.info("Executor %s does not suit the model: %s", name, reason)
+    logger.info("Executor %s does not suit the model: %s", name, reason)
     if isinstance(executor, RaggedExecutor):
         executor.restore()
     return None
 
 
-def _reference(model: Any) -> tuple[list[list[int]], list[torch.Tensor]]:
-    """Make random sequences, and their logits by a plain forward."""
+def _pack(model: Any, sequences: Sequence[Sequence[int]], expected: Sequence[torch.Tensor]) -> None:
+    """Make the model faster, unless it is another one then."""
+    packed = PackedModel(model)
+    if not packed:
+        return
+    # A model may read weights by itself, which it could not any more.
+    try:
+        found = [[rows] for rows in _logits(model, sequences)]
+        reason = _compare(found, expected, _tolerance(model))
+    except Exception as exc:
+        reason = f"{type(exc).__name__}: {exc}"
+    if reason is not None:
+        logger.info("The model's weights cannot be packed: %s", reason)
+        packed.undo()
+
+
+def _sequences(model: Any) -> list[list[int]]:
+    """Make random sequences."""
     config = model.config.get_text_config()
     special = {
         value
@@ -88,14 +105,20 @@ def _reference(model: Any) -> tuple[list[list[int]], list[torch.Tensor]]:
     generator = torch.Generator().manual_seed(0)
     ordinary = [index for index in range(min(config.vocab_size, 4096)) if index not in special]
     sequences = []
-    expected = []
     for length in _LENGTHS:
         picks = torch.randint(len(ordinary), (length + _N_DECODES,), generator=generator)
-        sequence = [ordinary[pick] for pick in picks.tolist()]
-        ids = torch.tensor([sequence], device=model.device)
-        sequences.append(sequence)
-        expected.append(model(input_ids=ids, use_cache=False).logits[0].float())
-    return sequences, expected
+        sequences.append([ordinary[pick] for pick in picks.tolist()])
+    return sequences
+
+
+def _logits(model: Any, sequences: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+    """Give the logits of sequences by plain forwards."""
+    return [
+        model(input_ids=torch.tensor([sequence], device=model.device), use_cache=False)
+        .logits[0]
+        .float()
+        for sequence in sequences
+    ]
 
 
 def _difference(
@@ -123,7 +146,11 @@ def _difference(
             run(*group)
     for state in states:
         executor.close(state)
-    return _compare(found, expected, _TOLERANCE.get(executor.model.dtype, _HALF_TOLERANCE))
+    return _compare(found, expected, _tolerance(executor.model))
+
+
+def _tolerance(model: Any) -> float:
+    return _TOLERANCE.get(model.dtype, _HALF_TOLERANCE)
 
 
 def _compare(

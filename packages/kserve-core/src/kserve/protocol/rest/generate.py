@@ -58,8 +58,7 @@ async def answer(
         pieces = result if hasattr(result, "__aiter__") else _only(result)
         await exchange.stream(_Events(pieces, exchange.note_failure, encode), EVENT_HEADERS)
         return
-    whole = await exchange.work(_joined, result)
-    await exchange.reply(encode(whole), JSON_HEADERS)
+    await exchange.reply(encode(result), JSON_HEADERS)
 
 
 def _handler(endpoint: Endpoint) -> Run:
@@ -90,10 +89,11 @@ def _bind(endpoint: Endpoint) -> Run:
                 if is_async
                 else await threads.run(invoke, request, headers)
             )
-            result = await awaited(result)
+            result = streamable(await awaited(result), threads)
+            # Here, so that the whole text is made in the time that a request has.
+            return (result if request.stream else await _joined(result)), {}
         finally:
             observe(perf_counter() - started)
-        return streamable(result, threads), {}
 
     return run
 
@@ -151,7 +151,9 @@ async def _joined(result: Any) -> GeneratedText:
             texts.append(_checked(piece).text_output)
             details = piece.details or details
     finally:
-        await result.aclose()
+        close = getattr(result, "aclose", None)
+        if close is not None:
+            await close()
     return GeneratedText(text_output="".join(texts), details=details)
 
 

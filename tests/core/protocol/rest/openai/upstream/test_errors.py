@@ -226,7 +226,7 @@ def test_every_failure_of_a_connection_has_a_status(
     assert dict(error.http_headers) == ({"x-should-retry": "false"} if is_final else {})
 
 
-def test_the_log_has_the_server_and_no_text_of_a_request(
+def test_the_log_has_the_server_and_neither_text_nor_key_of_a_request(
     upstream: Any, proxied: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -237,8 +237,10 @@ def test_the_log_has_the_server_and_no_text_of_a_request(
     upstream.scripts[COMPLETIONS] = script
 
     with proxied() as port:
-        request(port, "POST", COMPLETIONS, b'{"prompt": "a private text"}')
+        key = {"authorization": "Bearer private-key"}
+        request(port, "POST", COMPLETIONS, b'{"prompt": "a private text"}', key)
 
+    assert upstream.asked_of(COMPLETIONS)[0].headers["authorization"] == "Bearer private-key"
     assert f"Upstream {upstream.url} answers 502 to POST /v1/completions" in caplog.text
     assert "private" not in caplog.text
     assert not [record for record in caplog.records if record.exc_info]

@@ -53,6 +53,12 @@ def test_counts_each_event_alone() -> None:
     assert [reader.feed(b"data: 123\n\n") for _ in range(9)] == [[b"123"]] * 9
 
 
+def test_counts_a_line_that_comes_in_pieces_once() -> None:
+    reader = EventReader(max_bytes=12)
+
+    assert [reader.feed(piece) for piece in (b"data: ", b"12", b"345\n", b"\n")][-1] == [b"12345"]
+
+
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(
     st.lists(

@@ -75,6 +75,23 @@ def test_keeps_what_was_changed_before_one_failed(is_async: bool) -> None:
     assert str(outcome.failure) == "no"
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_keeps_what_was_changed_before_one_gave_no_object(is_async: bool) -> None:
+    def give(completion: Completion) -> Any:
+        return None if completion.model == "first" else {"model": "no object"}
+
+    async def give_later(completion: Completion) -> Any:
+        return give(completion)
+
+    hook = AnswerHook(Hook(give_later if is_async else give), Completion, is_validated=True)
+    documents = [{**DOCUMENT, "model": name} for name in ("first", "second")]
+
+    outcome = asyncio.run(hook.apply(documents, (), None))
+
+    assert outcome.documents == [{**DOCUMENT, "model": "first"}]
+    assert "expected a Completion, got dict" in str(outcome.failure)
+
+
 def test_the_hook_of_a_request_runs_on_a_thread_of_the_model() -> None:
     names = []
 

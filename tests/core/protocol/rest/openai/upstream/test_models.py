@@ -80,6 +80,31 @@ def test_asks_once(upstream: Any) -> None:
     assert asked == ("base", "base", 1)
 
 
+async def ask_at_once(upstream: Any) -> list[str]:
+    server = Upstream(upstream.url)
+    model = UpstreamModel(server, "served", None)
+    asking = [asyncio.create_task(model.name("served")) for _ in range(3)]
+    while not upstream.asked_of("/v1/models"):  # noqa: ASYNC110 - another thread fills it
+        await asyncio.sleep(0.005)
+    asking[0].cancel()
+    upstream.may_go_on.set()
+    answers = await asyncio.gather(*asking, return_exceptions=True)
+    await server.aclose()
+    return [str(answer) for answer in answers[1:]]
+
+
+def test_the_first_requests_wait_for_the_name_though_one_that_asks_is_cancelled(
+    upstream: Any,
+) -> None:
+    async def models(asked: Any) -> None:
+        await upstream.going_on()
+        await asked.reply({"data": [BASE]})
+
+    upstream.scripts["/v1/models"] = models
+
+    assert asyncio.run(ask_at_once(upstream)) == ["base", "base"]
+
+
 def test_does_not_ask_again_at_once_where_the_server_cannot_say(upstream: Any) -> None:
     upstream.scripts["/v1/models"] = answering(b"", 503)
 

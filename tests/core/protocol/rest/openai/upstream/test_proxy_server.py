@@ -24,7 +24,8 @@ def test_serves_a_proxy_with_what_the_command_line_says(upstream: Any) -> None:
 
     upstream.scripts |= {COMPLETIONS: script, "/own": upstream.scripts.pop("/health")}
     flags = ("--model_name", "ours", "--upstream_url", upstream.url, "--upstream_model", "theirs")
-    env = {**os.environ, "UPSTREAM_API_KEY": "secret"}
+    # As a file of a secret ends.
+    env = {**os.environ, "UPSTREAM_API_KEY": "secret\n"}
     limits = ("--upstream_health_path", "/own", "--request_timeout_s", "0.5")
 
     with ServerProcess("kserve", *flags, *limits, env=env) as server:
@@ -64,7 +65,8 @@ def test_is_there_before_the_server_behind_it() -> None:
             ["--upstream_url=http://h", "--upstream_health_path", "health"],
             "expected a path such as /health, or none, got 'health'",
         ),
-        (["--model_dir", "/nowhere", "--upstream_url=http://h"], "/nowhere"),
+        # A directory is for a server of models, which the core alone has none of.
+        (["--model_dir", "/nowhere", "--upstream_url=http://h"], "no model server is installed"),
     ],
 )
 def test_a_wrong_command_line_says_why(flags: list[str], message: str) -> None:

@@ -188,14 +188,16 @@ def test_the_time_of_a_request_is_over_also_for_the_server(
     assert in_flight() == 0
 
 
-@pytest.mark.parametrize("progress", ["nothing", "head", "event"])
+@pytest.mark.parametrize("progress", ["nothing", "body", "head", "event"])
 def test_the_server_sees_that_the_client_has_gone(
     upstream: Any, proxied: Serve, progress: str
 ) -> None:
     is_asked = threading.Event()
 
     async def script(asked: Any) -> None:
-        if progress != "nothing":
+        if progress == "body":
+            await asked.send(b"HTTP/1.1 200 X\r\ncontent-length: 9\r\n\r\n{")
+        elif progress != "nothing":
             await asked.begin()
         if progress == "event":
             await asked.event({"choices": [], "model": "a"})
@@ -207,7 +209,7 @@ def test_the_server_sees_that_the_client_has_gone(
     # A stream had its 200 before.
     before = counted(499)
     with proxied() as port:
-        body = orjson.dumps({**ASKED, "stream": progress != "nothing"})
+        body = orjson.dumps({**ASKED, "stream": progress in ("head", "event")})
         with socket.create_connection(("127.0.0.1", port)) as client:
             head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
             client.sendall(head.encode() + body)
@@ -265,6 +267,20 @@ def test_one_connection_serves_one_request_after_another(upstream: Any, proxied:
 
     assert answers == [200, 200, 400, 200, 200]
     assert upstream.n_connections == 1
+
+
+def test_what_one_client_s_answer_sets_goes_out_with_no_other_request(
+    upstream: Any, proxied: Serve
+) -> None:
+    async def script(asked: Any) -> None:
+        await asked.reply(COMPLETION, set_cookie="session=secret; Path=/")
+
+    upstream.scripts[COMPLETIONS] = script
+    with proxied() as port:
+        post(port)
+        post(port)
+
+    assert ["cookie" in asked.headers for asked in upstream.asked_of(COMPLETIONS)] == [False, False]
 
 
 def test_says_done_though_the_server_keeps_its_answer_open(upstream: Any, proxied: Serve) -> None:

@@ -1,14 +1,18 @@
 """Streams that end well, break off, or hold something else than events."""
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+import httpx2
 import openai
 import orjson
 import pytest
 from prometheus_client import REGISTRY
 
+from kserve.protocol.rest.openai.upstream.server import Upstream
+from kserve.protocol.rest.openai.upstream.stream import Passed, UpstreamStream
 from kserve.testing import request
 
 Serve = Callable[..., AbstractContextManager[int]]
@@ -171,3 +175,45 @@ def test_an_answer_that_does_not_stream_stays_one(upstream: Any, proxied: Serve)
 
     assert answer.headers["content-type"] == "application/json"
     assert answer.json() == {"model": "served", "choices": []}
+
+
+async def stream_of(upstream: Any, pass_on: Any) -> tuple[httpx2.Response, UpstreamStream]:
+    server = Upstream(upstream.url)
+    response = await server.post("completions", b"{}", {})
+    return response, UpstreamStream(response, pass_on, None, server.note)
+
+
+async def begin(asked: Any) -> None:
+    await asked.begin()
+    await asked.chunk(EVENT)
+    await asked.is_left()
+
+
+def test_a_stream_that_nobody_reads_on_is_closed_at_once(upstream: Any) -> None:
+    async def pass_on(events: Any) -> Passed:
+        return Passed(list(events))
+
+    async def read_one() -> bool:
+        response, stream = await stream_of(upstream, pass_on)
+        await anext(stream)
+        await stream.aclose()
+        return response.is_closed
+
+    upstream.scripts[COMPLETIONS] = begin
+
+    assert asyncio.run(read_one())
+
+
+def test_a_stream_whose_events_cannot_be_passed_on_is_closed_at_once(upstream: Any) -> None:
+    async def pass_on(events: Any) -> Passed:
+        raise RuntimeError("no")
+
+    async def read_one() -> bool:
+        response, stream = await stream_of(upstream, pass_on)
+        with pytest.raises(RuntimeError, match="no"):
+            await anext(stream)
+        return response.is_closed
+
+    upstream.scripts[COMPLETIONS] = begin
+
+    assert asyncio.run(read_one())

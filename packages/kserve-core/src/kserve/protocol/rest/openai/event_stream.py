@@ -30,7 +30,9 @@ class EventStream(event_stream.EventStream):
         if isinstance(chunk, str):
             chunk = chunk.encode()
         if isinstance(chunk, bytes):
-            self._is_done = self._is_done or sse.DONE_EVENT.rstrip() in chunk
+            # The last line, as a text may have the same words in it.
+            last = chunk.rstrip().rpartition(b"\n")[2]
+            self._is_done = self._is_done or last == sse.DONE_EVENT.rstrip()
             return chunk
         return sse.event(encode_chunk(chunk))
 

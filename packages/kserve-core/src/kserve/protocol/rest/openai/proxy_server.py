@@ -58,7 +58,7 @@ def make_proxy(name: str, args: argparse.Namespace) -> "OpenAIProxyModel":
         args.upstream_url,
         health_endpoint=args.upstream_health_path,
         upstream_model=args.upstream_model,
-        api_key=os.environ.get(API_KEY_VARIABLE) or None,
+        api_key=os.environ.get(API_KEY_VARIABLE, "").strip() or None,
         idle_timeout_s=args.request_timeout_s or None,
     )
 

@@ -24,14 +24,22 @@ class EventReader:
         max_bytes: What an event may have.
     """
 
-    __slots__ = ("_data", "_follows_cr", "_is_first", "_max_bytes", "_n_bytes", "_pieces")
+    __slots__ = (
+        "_data",
+        "_follows_cr",
+        "_is_first",
+        "_max_bytes",
+        "_n_data_bytes",
+        "_n_piece_bytes",
+        "_pieces",
+    )
 
     def __init__(self, max_bytes: int = MAX_EVENT_BYTES) -> None:
         self._max_bytes = max_bytes
         # The values of the event's lines so far, and the pieces of the line that has not ended.
         self._data: list[bytes] = []
         self._pieces: list[bytes] = []
-        self._n_bytes = 0
+        self._n_data_bytes = self._n_piece_bytes = 0
         self._is_first = True
         # The last piece ended with a CR: a LF at the beginning of the next one belongs to it.
         self._follows_cr = False
@@ -55,10 +63,12 @@ class EventReader:
             if self._pieces:
                 line = b"".join((*self._pieces, line))
                 self._pieces.clear()
+                self._n_piece_bytes = 0
             self._end_line(line, events)
         if rest:
             self._pieces.append(rest)
-            self._count(len(rest))
+            self._n_piece_bytes += len(rest)
+            self._check_length()
         return events
 
     def finish(self) -> list[bytes]:
@@ -75,7 +85,7 @@ class EventReader:
         if not line:
             data = b"\n".join(self._data)
             self._data.clear()
-            self._n_bytes = 0
+            self._n_data_bytes = 0
             if data:
                 events.append(data)
             return
@@ -83,9 +93,9 @@ class EventReader:
         if field == b"data":
             # One space after the colon is none of the value.
             self._data.append(value.removeprefix(b" "))
-            self._count(len(value))
+            self._n_data_bytes += len(value)
+            self._check_length()
 
-    def _count(self, n_bytes: int) -> None:
-        self._n_bytes += n_bytes
-        if self._n_bytes > self._max_bytes:
+    def _check_length(self) -> None:
+        if self._n_data_bytes + self._n_piece_bytes > self._max_bytes:
             raise ValueError(f"an event of more than {self._max_bytes} bytes")

@@ -132,9 +132,9 @@ class AnswerHook:
             try:
                 answer, before = self._read(document)
                 given = self._hook(answer, *args)
+                changed.append(self._changed(document, before, answer if given is None else given))
             except Exception as exc:
                 return Outcome(changed, exc)
-            changed.append(_changed(document, before, answer if given is None else given))
         return Outcome(changed)
 
     async def _apply_async(self, documents: Sequence[Document], args: tuple[Any, ...]) -> Outcome:
@@ -143,14 +143,22 @@ class AnswerHook:
             try:
                 answer, before = self._read(document)
                 given = await awaited(self._hook(answer, *args))
+                changed.append(self._changed(document, before, answer if given is None else given))
             except Exception as exc:
                 return Outcome(changed, exc)
-            changed.append(_changed(document, before, answer if given is None else given))
         return Outcome(changed)
 
     def _read(self, document: Document) -> tuple[OpenAIStruct, Document]:
         answer = make_answer(self._kind, document, is_validated=self._is_validated)
         return answer, answer.model_dump()
+
+    def _changed(self, document: Document, before: Document, answer: Any) -> Document:
+        if not isinstance(answer, OpenAIStruct):
+            raise TypeError(
+                f"a hook: expected a {self._kind.__name__}, got {type(answer).__name__}"
+            )
+        changed: Document = overlay(document, before, answer.model_dump())
+        return changed
 
 
 def make_answer(
@@ -180,8 +188,3 @@ def make_answer(
         raise gateway_error(
             502, f"the upstream server's answer is not a {kind.__name__}: {exc}"
         ) from exc
-
-
-def _changed(document: Document, before: Document, answer: Any) -> Document:
-    changed: Document = overlay(document, before, answer.model_dump())
-    return changed

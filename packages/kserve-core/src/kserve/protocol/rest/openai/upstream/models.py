@@ -1,5 +1,6 @@
 """What a server calls the model that a proxy serves, and how long its texts may be."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any, Final
@@ -34,6 +35,9 @@ class UpstreamModel:
         self._found: str | None = None
         self._is_known = False
         self._ask_at = 0.0
+        # Of the loop that runs: the first requests wait for the answer to one of them.
+        self._lock: asyncio.Lock | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.max_model_len: int | None = None
 
     async def name(self, default: str) -> str:
@@ -52,10 +56,19 @@ class UpstreamModel:
 
     async def look(self) -> None:
         """Ask the server, unless it is known, or has been asked a moment ago."""
-        if self._is_known or perf_counter() < self._ask_at:
-            return
-        self._ask_at = perf_counter() + _AGAIN_S
+        async with self._locked():
+            if not self._is_known and perf_counter() >= self._ask_at:
+                await self._ask()
+
+    def _locked(self) -> asyncio.Lock:
+        loop = asyncio.get_running_loop()
+        if self._lock is None or self._loop is not loop:
+            self._lock, self._loop = asyncio.Lock(), loop
+        return self._lock
+
+    async def _ask(self) -> None:
         cards = await self._upstream.models()
+        self._ask_at = perf_counter() + _AGAIN_S
         if cards is None:
             return
         self._is_known = True

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -270,6 +271,8 @@ class Upstream:
                 max_keepalive_connections=_MAX_IDLE_CONNECTIONS,
                 keepalive_expiry=_KEEP_ALIVE_S,
             ),
+            # It keeps none: what the server sets in the answer to one client is not for another.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         )
 
     async def _send(self, client: httpx2.AsyncClient, request: httpx2.Request) -> httpx2.Response:
