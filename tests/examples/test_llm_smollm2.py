@@ -30,6 +30,8 @@ VARYING = {
     r'"id":"chatcmpl-\w+"': '"id":"ID"',
     r'"created":\d+': '"created":CREATED',
     r'"cached_tokens":\d+': '"cached_tokens":N',
+    # Two of its words are about as likely as one another, and CPUs round differently.
+    r"(?<=The weather in Paris is ).+": "...",
 }
 
 pytest.importorskip("hfserver", reason="hfserver is not installed")
@@ -123,6 +125,7 @@ def test_each_request_of_the_page_gets_what_stands_below_it(server: ServerProces
 
     for pattern, name in VARYING.items():
         printed = [re.sub(pattern, name, text) for text in printed]
+        expected = [re.sub(pattern, name, text) for text in expected]
     assert printed == expected
     assert len(printed) == 6
 

@@ -66,7 +66,12 @@ _OPENAI_DONE = [
     *_both("n", "1 to 128, and to `--max_num_seqs`", 2, 0),
     *_completion("max_tokens", "16 where it is left out", 3, -1),
     *_chat("max_tokens", "as `max_completion_tokens`, which wins", 3, 0),
-    *_chat("max_completion_tokens", "what is left of the context where it is left out", 3, 0),
+    *_chat(
+        "max_completion_tokens",
+        "what is left of the context where it is left out, up to an eighth of the KV cache",
+        3,
+        0,
+    ),
     *_both("temperature", "0 takes the likeliest token", 0.5, -1),
     *_both("top_p", "", 0.5, 2),
     *_both("presence_penalty", "", 1, 3),
