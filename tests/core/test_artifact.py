@@ -74,6 +74,12 @@ def test_finds_the_only_artifact(tmp_path: Path, names: list[str], expected: str
     assert find_artifact(f"file://{tmp_path}", SUFFIXES) == tmp_path / expected
 
 
+def test_requirements_are_no_artifact_of_their_suffix(tmp_path: Path) -> None:
+    fill(tmp_path, "model.txt", "requirements.txt")
+
+    assert find_artifact(tmp_path, (".txt",)) == tmp_path / "model.txt"
+
+
 @pytest.mark.parametrize(
     "others",
     [

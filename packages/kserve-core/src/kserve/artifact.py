@@ -12,6 +12,9 @@ from kserve.listing import listing
 # A V2 request as JSON, beside the artifact and never one itself.
 WARMUP_FILE: Final = "warmup.json"
 
+# Never artifacts either: what stands beside one, whatever its suffix says.
+_BESIDE: Final = frozenset({WARMUP_FILE, "requirements.txt"})
+
 # The file system's own, at the top of a volume.
 _LOST_AND_FOUND = "lost+found"
 
@@ -43,8 +46,8 @@ def find_artifact(
 ) -> Path:
     """Give the one file at the top of `model_dir` that has one of the suffixes or names.
 
-    Hidden files do not count: Kubernetes mounts put `..data` links beside the files. Nor does the
-    warm-up request.
+    Hidden files do not count: Kubernetes mounts put `..data` links beside the files. Nor do the
+    warm-up request and `requirements.txt`.
 
     Args:
         model_dir: A directory, or a `file://` address of one.
@@ -81,7 +84,7 @@ def find_artifact(
 
 def is_artifact_name(name: str, suffixes: Sequence[str]) -> bool:
     """Say whether a file has one of the suffixes, in any case, or one of the whole names."""
-    if name == WARMUP_FILE:
+    if name in _BESIDE:
         return False
     lowered = name.lower()
     return any(
