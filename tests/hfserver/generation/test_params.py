@@ -10,7 +10,6 @@ from hfserver.generation.defaults import SamplingDefaults
 from hfserver.generation.interface import SamplingParams
 from hfserver.generation.params import sampling_params
 from hfserver.generation.text import TextCodec
-from kserve.errors import InferenceServerError
 from kserve.protocol.rest.openai import OpenAIError
 from kserve.protocol.rest.openai.types import ChatCompletionRequest, CompletionRequest
 
@@ -98,12 +97,12 @@ def test_what_the_model_says_is_for_what_the_request_does_not(codec: TextCodec) 
             "'logit_bias': expected at most 1024, got 1025",
         ),
         ({"logit_bias": {"x": 1}}, "'logit_bias': expected token ids as keys, got 'x'"),
-        ({"logit_bias": {str(VOCABULARY): 1}}, "logit_bias: expected token ids from 0 to"),
-        ({"stop_token_ids": [VOCABULARY]}, "stop_token_ids: expected token ids from 0 to"),
+        ({"logit_bias": {str(VOCABULARY): 1}}, "'logit_bias': expected token ids from 0 to"),
+        ({"stop_token_ids": [VOCABULARY]}, "'stop_token_ids': expected token ids from 0 to"),
     ],
 )
 def test_says_what_it_cannot_take(fields: Any, message: str, codec: TextCodec) -> None:
-    with pytest.raises((InferenceServerError, OpenAIError)) as caught:
+    with pytest.raises(OpenAIError) as caught:
         params_of(codec, **fields)
 
     assert message in str(caught.value)

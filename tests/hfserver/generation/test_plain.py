@@ -302,7 +302,7 @@ def test_tokens_of_a_chat_are_those_of_its_prompt(ports: Ports) -> None:
             },
             "'continue_final_message' and 'add_generation_prompt' cannot both be true",
         ),
-        ("/detokenize", {"tokens": [999]}, "tokens: expected token ids from 0 to 257, got 999"),
+        ("/detokenize", {"tokens": [999]}, "'tokens': expected token ids from 0 to 257, got 999"),
     ],
 )
 def test_wrong_questions_for_tokens(ports: Ports, path: str, body: Any, reason: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 from tests.hfserver.generation.tiny_generators import N_BYTES, VOCABULARY, tokenizer
 
 from hfserver.generation.text import TextCodec
-from kserve.errors import InvalidInput
+from kserve.protocol.rest.openai.errors import OpenAIError
 
 
 @pytest.fixture
@@ -33,8 +33,10 @@ def test_name_of_a_token_is_its_text_within_others(codec: TextCodec) -> None:
 
 @pytest.mark.parametrize("token_id", [-1, VOCABULARY])
 def test_unknown_token_is_refused(token_id: int, codec: TextCodec) -> None:
-    with pytest.raises(InvalidInput, match=f"prompt: expected token ids from 0 .*, got {token_id}"):
+    reason = f"'prompt': expected token ids from 0 .*, got {token_id}"
+    with pytest.raises(OpenAIError, match=reason) as caught:
         codec.check([5, token_id], "prompt")
+    assert caught.value.response.error.param == "prompt"
 
 
 class _Slow:

@@ -159,7 +159,7 @@ class HuggingfaceGenerativeModel(Model, OpenAIGenerativeModel, TextGenerator):
         """Give the text of token ids, special ones included.
 
         Raises:
-            InvalidInput: The model does not know one of them.
+            OpenAIError: The model does not know one of them.
         """
         self._codec.check(request.tokens, "tokens")
         text = self._codec.decode(request.tokens, skip_special_tokens=False)

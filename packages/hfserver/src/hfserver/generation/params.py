@@ -40,7 +40,7 @@ def sampling_params(
         constraint: What limits the tokens; None for nothing.
 
     Raises:
-        OpenAIError, InvalidInput: A value cannot be had.
+        OpenAIError: A value cannot be had.
     """
     bias = _read_bias(request.logit_bias or {})
     stop_ids = request.stop_token_ids or []

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-from kserve.errors import InvalidInput
+from kserve.protocol.rest.openai.errors import invalid_request
 
 # What a decoder puts for bytes that are no complete character.
 _INCOMPLETE: Final = "\ufffd"
@@ -39,13 +39,13 @@ class TextCodec:
         """Check that the model knows tokens.
 
         Raises:
-            InvalidInput: It does not know one.
+            OpenAIError: It does not know one.
         """
         size = self._vocabulary_size
         for token_id in token_ids:
             if not 0 <= token_id < size:
-                raise InvalidInput(
-                    f"{field}: expected token ids from 0 to {size - 1}, got {token_id}"
+                raise invalid_request(
+                    f"'{field}': expected token ids from 0 to {size - 1}, got {token_id}", field
                 )
 
     def tokens(self, token_ids: Sequence[int]) -> list[str]:
