@@ -215,10 +215,10 @@ def test_long_prompt_may_be_cut(client: openai.OpenAI) -> None:
     ("arguments", "message", "param", "code"),
     [
         ({"prompt": "x" * 90, "max_tokens": LIMIT}, "got a prompt of 90", "prompt", True),
-        ({"prompt": [VOCABULARY]}, f"token ids from 0 to {VOCABULARY - 1}, got", None, None),
-        ({"stop_token_ids": [-1]}, "stop_token_ids: expected token ids", None, None),
+        ({"prompt": [VOCABULARY]}, f"token ids from 0 to {VOCABULARY - 1}, got", "prompt", None),
+        ({"stop_token_ids": [-1]}, "expected token ids from 0", "stop_token_ids", None),
         ({"logit_bias": {"x": 1}}, "expected token ids as keys, got 'x'", "logit_bias", None),
-        ({"logit_bias": {"999": 1}}, "logit_bias: expected token ids", None, None),
+        ({"logit_bias": {"999": 1}}, "expected token ids from 0", "logit_bias", None),
         ({"n": 9}, "n: expected 1 to 8, got 9", None, None),
         ({"prompt": ""}, "at least one token, got none", None, None),
     ],
