@@ -1,6 +1,7 @@
 """Completions over the wire, by OpenAI's own client and by hand."""
 
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -352,3 +353,36 @@ def test_model_that_is_stopped_has_no_metrics(
 
     assert not model.ready
     assert not model._engine._thread.is_alive()
+
+
+def test_step_that_hangs_takes_the_server_out_of_life(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = make_model(directory, "other")
+    model._hang_timeout_s = 0.3
+    go_on = threading.Event()
+    with serving([model]) as server:
+
+        def status() -> int:
+            return request(server, "GET", "/v2/health/live").status
+
+        run = model._engine._executor.run
+
+        def hang(chunks: Any) -> Any:
+            go_on.wait(20)
+            return run(chunks)
+
+        model._engine._executor.run = hang  # type: ignore[method-assign]
+        body = b'{"prompt":"x","max_tokens":2}'
+        with socket.create_connection(("127.0.0.1", server)) as client:
+            client.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b"
+                % (len(body), body)
+            )
+            wait_for(lambda: status() == 503)
+            refused = request(server, "POST", "/v1/completions", body)
+            go_on.set()
+            wait_for(lambda: status() == 200)
+
+    assert refused.status == 503
+    assert "go_on.wait(20)" in caplog.text

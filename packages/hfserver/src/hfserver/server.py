@@ -156,6 +156,7 @@ def _make_generative(
         chat=chat,
         log_requests=options.log_requests,
         max_log_len=options.max_log_len,
+        hang_timeout_s=options.hang_timeout_s,
     )
 
 

@@ -1,8 +1,10 @@
 """An engine on a thread of its own, which owns the model; requests come from event loops."""
 
 import asyncio
+import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -103,6 +105,8 @@ class Engine:
         self._n_queued = 0
         self._failure: str | None = None
         self._is_stopping = False
+        # When the step that runs began, on `perf_counter`'s clock; 0 between steps.
+        self._step_began = 0.0
         self._thread = threading.Thread(target=self._work, name=f"generate-{name}", daemon=True)
         self._thread.start()
 
@@ -110,6 +114,17 @@ class Engine:
     def max_model_len(self) -> int:
         """The tokens of a prompt and its answer together, at most."""
         return self._config.max_model_len
+
+    @property
+    def step_seconds(self) -> float:
+        """How long the step that runs has taken so far; 0 while there is none."""
+        began = self._step_began
+        return time.perf_counter() - began if began else 0.0
+
+    def stack(self) -> str:
+        """Give what the engine's thread is doing, for the log."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        return "".join(traceback.format_stack(frame))
 
     def submit(self, request: GenerationRequest) -> EventStream:
         """Queue a request; see `GenerationEngine.submit`."""
@@ -231,6 +246,7 @@ class Engine:
         n_failed = 0
         with torch.inference_mode():
             while (commands := self._next_commands()) is not None:
+                self._step_began = time.perf_counter()
                 try:
                     self._step(commands)
                     n_failed = 0
@@ -242,6 +258,7 @@ class Engine:
                     n_failed += 1
                     if n_failed >= _MAX_FAILED_STEPS:
                         self._give_up(f"{n_failed} steps failed one after the other")
+                self._step_began = 0.0
                 self._publish()
                 self._outbox.send()
         self._scheduler.fail_all(ModelNotReady(self._name, "It is being unloaded."))

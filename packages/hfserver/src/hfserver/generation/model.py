@@ -53,9 +53,16 @@ class HuggingfaceGenerativeModel(Model, OpenAIGenerativeModel, TextGenerator):
         chat: What the command line says about chats.
         log_requests: Whether prompts are logged.
         max_log_len: Characters of a prompt that are logged; None for all.
+        hang_timeout_s: Seconds after which a step is taken to have hung; 0 is never.
     """
 
     platform = "huggingface"
+
+    _is_ready: bool = False
+    _failure: str = ""
+    _has_hung: bool = False
+    # There is none before the load.
+    _engine: Engine
 
     def __init__(
         self,
@@ -68,6 +75,7 @@ class HuggingfaceGenerativeModel(Model, OpenAIGenerativeModel, TextGenerator):
         chat: ChatOptions = _CHAT,
         log_requests: bool = False,
         max_log_len: int | None = None,
+        hang_timeout_s: float = 0.0,
     ) -> None:
         super().__init__(name)
         self.task = task
@@ -78,6 +86,31 @@ class HuggingfaceGenerativeModel(Model, OpenAIGenerativeModel, TextGenerator):
         self._chat = chat
         self._log_requests = log_requests
         self._max_log_len = max_log_len
+        self._hang_timeout_s = hang_timeout_s
+
+    # The engine may die, or hang, at any time: so these are no plain attributes.
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is loaded, and its engine can answer."""
+        return self._is_ready and not self.fatal_error
+
+    @ready.setter
+    def ready(self, value: bool) -> None:
+        self._is_ready = value
+
+    @property
+    def fatal_error(self) -> str:  # type: ignore[override]
+        """Why it can never answer again; empty while it can."""
+        engine: Engine | None = vars(self).get("_engine")
+        limit_s = self._hang_timeout_s
+        has_hung = engine is not None and 0 < limit_s <= engine.step_seconds
+        if engine is not None and has_hung and not self._has_hung:
+            logger.critical("Model %s: a step has hung:\n%s", self.name, engine.stack())
+        self._has_hung = has_hung
+        if has_hung:
+            return f"A step has not returned for {limit_s:g} s (--hang_timeout_s)."
+        return self._failure
 
     def load(self) -> bool:
         """Load the model, check how it can be run, and start its engine.
@@ -184,8 +217,7 @@ class HuggingfaceGenerativeModel(Model, OpenAIGenerativeModel, TextGenerator):
 
     def _fail(self, reason: str) -> None:
         """Take the model out of service for good; called on the engine's thread."""
-        self.fatal_error = reason
-        self.ready = False
+        self._failure = reason
 
 
 def _compiler(loaded: LoadedGenerator) -> Callable[[], GrammarCompiler]:
